@@ -1,1 +1,4 @@
 //! core
+
+pub mod config;
+pub mod identity;

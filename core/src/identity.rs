@@ -1,0 +1,536 @@
+//! Whose data a directory holds. `identity.toml` says it in words a person can read, `lock` keeps a second process out, and
+//! everything else in the directory is the log's. A directory that is not certainly this node's is refused and left as it
+//! is: nothing here ever deletes, moves or overwrites what somebody else wrote.
+//!
+//! ```text
+//! DIR/identity.toml   written once, when the directory is made: to identity.toml.new, made durable, renamed
+//! DIR/lock            held with flock(2) as long as the process lives; the text in it is the holder's process id
+//! DIR/shard-0000/ …   the log of each shard
+//! ```
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Bytes, Config};
+
+const IDENTITY: &str = "identity.toml";
+const IDENTITY_NEW: &str = "identity.toml.new";
+const LOCK: &str = "lock";
+const FORMAT: u32 = 1;
+/// A whole identity has about 300 bytes; what is longer is none.
+const IDENTITY_BYTES_MAX: u64 = 4096;
+
+/// What every record of the log repeats, and what can never change once there is a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster: u64,
+    pub node: u32,
+    /// Another one for each time that a node starts with an empty directory, so that a wiped node is not taken for its old self.
+    pub incarnation: u32,
+    pub shards: u32,
+    pub segment_bytes: u64,
+    /// When the directory was made, in UTC.
+    pub created: String,
+}
+
+/// A data directory that is this node's, locked until this value is dropped.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    identity: Identity,
+    fresh: bool,
+    /// Held for its lock.
+    _lock: File,
+}
+
+/// Why a directory is refused. Whatever the reason, nothing in it has been changed.
+#[derive(Debug)]
+pub enum IdentityError {
+    /// The system refused: `doing` says what was being done.
+    System {
+        path: PathBuf,
+        doing: &'static str,
+        source: io::Error,
+    },
+    NotADirectory {
+        path: PathBuf,
+    },
+    InUse {
+        path: PathBuf,
+        process: String,
+    },
+    /// It holds files, and none of them says that it is a node's.
+    NotOurs {
+        path: PathBuf,
+        found: String,
+    },
+    Unreadable {
+        path: PathBuf,
+        why: String,
+    },
+    NewerFormat {
+        path: PathBuf,
+        format: u32,
+    },
+    OtherNode {
+        path: PathBuf,
+        found: u32,
+        expected: u32,
+    },
+    OtherShards {
+        path: PathBuf,
+        found: u32,
+        expected: u32,
+    },
+    OtherSegments {
+        path: PathBuf,
+        found: u64,
+        expected: u64,
+    },
+    NoPorts {
+        why: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    format: u32,
+    /// Hexadecimal: TOML's integers have a sign, and the id uses all 64 bits.
+    cluster: String,
+    node: u32,
+    incarnation: u32,
+    shards: u32,
+    segment_bytes: u64,
+    created: String,
+}
+
+impl DataDirectory {
+    /// Opens the data directory of this node, or makes it when it does not exist or is empty.
+    ///
+    /// `cores` is the number of shards of a new directory for which the configuration names none.
+    pub fn open(config: &Config, cores: u32) -> Result<Self, IdentityError> {
+        assert!(cores >= 1);
+        let path = config.data.as_path();
+        make_directory(path)?;
+        // Look before the lock file is made: a directory of somebody else stays as it is.
+        let known = path.join(IDENTITY).try_exists().map_err(system(path, "looking for identity.toml"))?;
+        if !known {
+            refuse_strangers(path)?;
+        }
+        let lock = acquire_lock(path)?;
+        // Look again under the lock: another process may have made the directory its own in between.
+        let fresh = !path.join(IDENTITY).try_exists().map_err(system(path, "looking for identity.toml"))?;
+        let identity = if fresh {
+            refuse_strangers(path)?;
+            let identity = Identity::draw(config, cores)?;
+            identity.write(path)?;
+            identity
+        } else {
+            Identity::read(path)?
+        };
+        identity.refuse_other(config)?;
+        Ok(Self { path: path.to_owned(), identity, fresh, _lock: lock })
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory was made by this start: there is no log in it yet.
+    pub fn fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Where one shard keeps its log.
+    pub fn shard_path(&self, shard: u32) -> PathBuf {
+        assert!(shard < self.identity.shards);
+        self.path.join(format!("shard-{shard:04}"))
+    }
+}
+
+impl Identity {
+    /// Reads the identity of a stopped or running node; takes no lock and changes nothing.
+    pub fn read(directory: &Path) -> Result<Self, IdentityError> {
+        let path = directory.join(IDENTITY);
+        let mut text = String::new();
+        let file = File::open(&path).map_err(system(&path, "opening it"))?;
+        let unreadable = |why: String| IdentityError::Unreadable { path: path.clone(), why };
+        match file.take(IDENTITY_BYTES_MAX + 1).read_to_string(&mut text) {
+            Ok(bytes) if bytes as u64 > IDENTITY_BYTES_MAX => {
+                return Err(unreadable("it is too long".to_owned()));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(unreadable("it is not text".to_owned()));
+            }
+            Err(error) => return Err(system(&path, "reading it")(error)),
+        }
+        Self::parse(&text).map_err(|refusal| match refusal {
+            Refusal::Why(why) => unreadable(why),
+            Refusal::NewerFormat(format) => IdentityError::NewerFormat { path: path.clone(), format },
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, Refusal> {
+        /// Only the one key that every format has.
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let why = |error: toml::de::Error| Refusal::Why(error.message().to_owned());
+        let Format { format } = toml::from_str(text).map_err(why)?;
+        if format > FORMAT {
+            return Err(Refusal::NewerFormat(format));
+        }
+        let document: Document = toml::from_str(text).map_err(why)?;
+        let cluster =
+            document.cluster.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let Some(cluster) = cluster.filter(|cluster| *cluster != 0) else {
+            return Err(Refusal::Why(format!("`{}` is no cluster id", document.cluster)));
+        };
+        if document.format == 0 || document.node == 0 || document.shards == 0 || document.segment_bytes == 0 {
+            return Err(Refusal::Why("format, node, shards and segment_bytes must be at least 1".to_owned()));
+        }
+        Ok(Self {
+            cluster,
+            node: document.node,
+            incarnation: document.incarnation,
+            shards: document.shards,
+            segment_bytes: document.segment_bytes,
+            created: document.created,
+        })
+    }
+
+    fn draw(config: &Config, cores: u32) -> Result<Self, IdentityError> {
+        let refused = |error: getrandom::Error| {
+            system(&config.data, "drawing a random cluster id")(io::Error::other(error.to_string()))
+        };
+        let random = getrandom::u64().map_err(refused)?;
+        let incarnation = getrandom::u32().map_err(refused)?;
+        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Self {
+            // 0 means "any cluster" to a client and "not yet" to a node.
+            cluster: random.max(1),
+            node: config.node,
+            incarnation: incarnation.max(1),
+            shards: config.shards.unwrap_or(cores),
+            segment_bytes: config.limits.segment_bytes.0,
+            created: utc(elapsed.as_secs()),
+        })
+    }
+
+    /// Durable before anything refers to it: the file first, then its name, then the directory that holds the name.
+    fn write(&self, directory: &Path) -> Result<(), IdentityError> {
+        let document = Document {
+            format: FORMAT,
+            cluster: format!("{:#018x}", self.cluster),
+            node: self.node,
+            incarnation: self.incarnation,
+            shards: self.shards,
+            segment_bytes: self.segment_bytes,
+            created: self.created.clone(),
+        };
+        let body = toml::to_string(&document).expect("numbers and short texts are always TOML");
+        let text = format!(
+            "# Whose data this directory holds. Written once; a node that finds it changed does not start.\n{body}"
+        );
+        let path = directory.join(IDENTITY_NEW);
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&path, directory.join(IDENTITY))?;
+            File::open(directory)?.sync_all()
+        };
+        write().map_err(system(directory, "writing identity.toml"))
+    }
+
+    fn refuse_other(&self, config: &Config) -> Result<(), IdentityError> {
+        let path = || config.data.clone();
+        if self.node != config.node {
+            return Err(IdentityError::OtherNode { path: path(), found: self.node, expected: config.node });
+        }
+        if let Some(expected) = config.shards.filter(|shards| *shards != self.shards) {
+            return Err(IdentityError::OtherShards { path: path(), found: self.shards, expected });
+        }
+        let expected = config.limits.segment_bytes.0;
+        if self.segment_bytes != expected {
+            return Err(IdentityError::OtherSegments { path: path(), found: self.segment_bytes, expected });
+        }
+        config.port_refusal(self.shards).map_or(Ok(()), |why| Err(IdentityError::NoPorts { why }))
+    }
+}
+
+enum Refusal {
+    Why(String),
+    NewerFormat(u32),
+}
+
+fn make_directory(path: &Path) -> Result<(), IdentityError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(IdentityError::NotADirectory { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path).map_err(system(path, "making the directory"))?;
+            // The name of a new directory is durable once its parent is.
+            let parent =
+                path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let synced = File::open(parent).and_then(|parent| parent.sync_all());
+            synced.map_err(system(parent, "making the new directory's name durable"))
+        }
+        Err(error) => Err(system(path, "looking at it")(error)),
+    }
+}
+
+/// A directory without an identity may hold only what an interrupted first start, or a freshly made filesystem, leaves there.
+fn refuse_strangers(path: &Path) -> Result<(), IdentityError> {
+    for entry in fs::read_dir(path).map_err(system(path, "listing it"))? {
+        let name = entry.map_err(system(path, "listing it"))?.file_name();
+        if name != LOCK && name != IDENTITY_NEW && name != "lost+found" {
+            let found = name.to_string_lossy().into_owned();
+            return Err(IdentityError::NotOurs { path: path.to_owned(), found });
+        }
+    }
+    Ok(())
+}
+
+fn acquire_lock(directory: &Path) -> Result<File, IdentityError> {
+    let path = directory.join(LOCK);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = file.map_err(system(&path, "opening the lock file"))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut process = String::new();
+            // The holder's number is a courtesy; without it the refusal is just as right.
+            let _ = (&file).take(32).read_to_string(&mut process);
+            return Err(IdentityError::InUse {
+                path: directory.to_owned(),
+                process: process.trim().to_owned(),
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(system(&path, "locking it")(error)),
+    }
+    let mut record = || {
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())
+    };
+    record().map_err(system(&path, "writing to the lock file"))?;
+    Ok(file)
+}
+
+fn system(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> IdentityError {
+    let path = path.to_owned();
+    move |source| IdentityError::System { path, doing, source }
+}
+
+/// Seconds since 1970 as `2026-03-21T17:04:05Z`, in the Gregorian calendar (Hinnant's `civil_from_days`).
+fn utc(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Years run from March, so that the day of a leap year is the last one; eras of 400 years repeat.
+    let days = days + 719_468;
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+impl fmt::Display for IdentityError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System { path, doing, source } => {
+                write!(formatter, "{}: {doing}: {source}", path.display())
+            }
+            Self::NotADirectory { path } => {
+                write!(formatter, "{}: is a file, not a directory", path.display())
+            }
+            Self::InUse { path, process } if process.is_empty() => {
+                write!(formatter, "{}: another process uses this data directory", path.display())
+            }
+            Self::InUse { path, process } => {
+                write!(formatter, "{}: process {process} uses this data directory", path.display())
+            }
+            Self::NotOurs { path, found } => write!(
+                formatter,
+                "{}: is not empty and is no data directory of Ringmain (it holds `{found}` and no identity.toml); \
+                 nothing in it was changed",
+                path.display()
+            ),
+            Self::Unreadable { path, why } => write!(
+                formatter,
+                "{}: cannot be understood: {why}; nothing was changed. Bring the file back from a copy, or start with an empty directory",
+                path.display()
+            ),
+            Self::NewerFormat { path, format } => write!(
+                formatter,
+                "{}: is in format {format}, and this program knows formats up to {FORMAT}: it was made by a newer one",
+                path.display()
+            ),
+            Self::OtherNode { path, found, expected } => write!(
+                formatter,
+                "{}: is the data directory of node {found}, and this is node {expected}",
+                path.display()
+            ),
+            Self::OtherShards { path, found, expected } => write!(
+                formatter,
+                "{}: was made for {found} shards, and this node is to have {expected}; the number is fixed when the directory is made",
+                path.display()
+            ),
+            Self::OtherSegments { path, found, expected } => write!(
+                formatter,
+                "{}: has segments of {}, and limits.segment_bytes is {}; the size is fixed when the directory is made",
+                path.display(),
+                Bytes(*found),
+                Bytes(*expected)
+            ),
+            Self::NoPorts { why } => formatter.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for IdentityError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        if let Self::System { source, .. } = self { Some(source) } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Address;
+
+    fn config(path: &Path) -> Config {
+        Config::new(1, path.to_owned(), Address { host: "127.0.0.1".to_owned(), port: 0 })
+    }
+
+    fn refusal(config: &Config) -> String {
+        DataDirectory::open(config, 2).unwrap_err().to_string()
+    }
+
+    /// Every name, size and content below the directory.
+    fn listing(path: &Path) -> Vec<(String, Vec<u8>)> {
+        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        let read = |path: PathBuf| (path.display().to_string(), fs::read(path).unwrap_or_default());
+        let mut listing: Vec<_> = entries.map(read).collect();
+        listing.sort();
+        listing
+    }
+
+    #[test]
+    fn an_identity_survives_restarts() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(&directory.path().join("a/b"));
+        let first = DataDirectory::open(&config, 2).unwrap();
+        assert!(first.fresh());
+        let identity = first.identity().clone();
+        assert_eq!((identity.node, identity.shards, identity.segment_bytes), (1, 2, 64 << 20));
+        drop(first);
+        // The number of cores changes, the number of shards does not.
+        let second = DataDirectory::open(&config, 16).unwrap();
+        assert!(!second.fresh());
+        assert_eq!(*second.identity(), identity);
+        assert!(second.shard_path(1).ends_with("a/b/shard-0001"));
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        let _first = DataDirectory::open(&config, 2).unwrap();
+        assert!(
+            refusal(&config).ends_with(&format!("process {} uses this data directory", std::process::id()))
+        );
+    }
+
+    #[test]
+    fn a_directory_of_another_node_is_refused_untouched() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(directory.path());
+        drop(DataDirectory::open(&config, 2).unwrap());
+        let before = fs::read(directory.path().join(IDENTITY)).unwrap();
+        config.node = 2;
+        assert!(refusal(&config).ends_with("is the data directory of node 1, and this is node 2"));
+        config.node = 1;
+        config.shards = Some(3);
+        assert!(refusal(&config).contains("was made for 2 shards, and this node is to have 3"));
+        config.shards = None;
+        config.limits.segment_bytes = Bytes(128 << 20);
+        assert!(refusal(&config).contains("has segments of 64 MiB, and limits.segment_bytes is 128 MiB"));
+        assert_eq!(fs::read(directory.path().join(IDENTITY)).unwrap(), before);
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_refused_untouched() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("thesis.tex"), "years of work").unwrap();
+        let before = listing(directory.path());
+        assert!(
+            refusal(&config(directory.path())).contains("is not empty and is no data directory of Ringmain")
+        );
+        assert_eq!(listing(directory.path()), before);
+        let file = directory.path().join("thesis.tex");
+        assert!(refusal(&config(&file)).ends_with("is a file, not a directory"));
+    }
+
+    #[test]
+    fn a_first_start_that_was_interrupted_is_made_good() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(LOCK), "12345\n").unwrap();
+        fs::write(directory.path().join(IDENTITY_NEW), "format = ").unwrap();
+        assert!(DataDirectory::open(&config(directory.path()), 2).unwrap().fresh());
+    }
+
+    #[test]
+    fn a_broken_identity_is_never_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        drop(DataDirectory::open(&config, 2).unwrap());
+        let path = directory.path().join(IDENTITY);
+        let whole = fs::read_to_string(&path).unwrap();
+        for (text, fragment) in [
+            (String::new(), "missing field `format`"),
+            (whole[..whole.len() / 2].to_owned(), "cannot be understood"),
+            (whole.replace("format = 1", "format = 9"), "was made by a newer one"),
+            (whole.replace("node = 1", "node = 0"), "must be at least 1"),
+            (whole.replace("0x", ""), "is no cluster id"),
+            (whole.replace("shards", "shade"), "unknown field"),
+            ("#".repeat(10_000), "it is too long"),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let why = refusal(&config);
+            assert!(why.contains(fragment), "{text:?} was refused with {why:?}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        fs::write(&path, [0xff; 64]).unwrap();
+        assert!(refusal(&config).contains("it is not text"));
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, date) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_774_112_645, "2026-03-21T17:04:05Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc(seconds), date);
+        }
+    }
+}
