@@ -1,0 +1,129 @@
+//! Who has a vote: how it is written into a checkpoint, and how a change of it is proposed.
+//!
+//! ```text
+//!  0  u8   version = 1
+//!  1  u8   flags: bit 0 = leaves the joint configuration by itself
+//!  2  u16  zero
+//!  4  u16  voters          6  u16  learners
+//!  8  u16  voters of the outgoing half (0 unless joint)
+//! 10  u16  learners once the outgoing half has left
+//! 12  u32  zero
+//! 16  u64  one id each, in the order of the counts; rising within each list
+//! ```
+//! All little endian. Whoever stores it checksums it; a checkpoint does.
+
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
+
+use crate::Error;
+
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 16;
+/// Of each list. More voters than this make every commit slow; nobody runs so many.
+pub(crate) const MEMBERS_MAX: usize = 64;
+
+pub(crate) fn encode(state: &ConfState) -> Vec<u8> {
+    let lists = [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next];
+    let ids: usize = lists.iter().map(|list| list.len()).sum();
+    let mut out = Vec::with_capacity(HEADER_BYTES + 8 * ids);
+    out.extend_from_slice(&[VERSION, u8::from(state.auto_leave), 0, 0]);
+    for list in lists {
+        assert!(list.len() <= MEMBERS_MAX);
+        out.extend_from_slice(&(list.len() as u16).to_le_bytes());
+    }
+    out.extend_from_slice(&[0; 4]);
+    assert_eq!(out.len(), HEADER_BYTES);
+    for list in lists {
+        // The engine keeps sets: their order is of no meaning, and one membership must have one encoding.
+        let mut ids = list.clone();
+        ids.sort_unstable();
+        ids.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+    }
+    assert_eq!(out.len(), HEADER_BYTES + 8 * ids);
+    out
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Result<ConfState, Error> {
+    let wrong = |why| Err(Error::Membership { why });
+    let Some((header, mut rest)) = bytes.split_at_checked(HEADER_BYTES) else {
+        return wrong("shorter than its header");
+    };
+    if header[0] != VERSION {
+        return wrong("unknown version");
+    }
+    if header[1] > 1 || header[2..4] != [0; 2] || header[12..16] != [0; 4] {
+        return wrong("bits are set that this version does not know");
+    }
+    let mut lists: [Vec<u64>; 4] = Default::default();
+    for (at, list) in lists.iter_mut().enumerate() {
+        let count = usize::from(u16::from_le_bytes([header[4 + 2 * at], header[5 + 2 * at]]));
+        if count > MEMBERS_MAX {
+            return wrong("more members than a group can have");
+        }
+        let Some((ids, behind)) = rest.split_at_checked(8 * count) else {
+            return wrong("fewer ids than it counts");
+        };
+        rest = behind;
+        // chunks_exact yields nothing but chunks of eight.
+        list.extend(ids.chunks_exact(8).map(|id| u64::from_le_bytes(id.try_into().expect("eight bytes"))));
+        if list.first() == Some(&0) || !list.is_sorted_by(|a, b| a < b) {
+            return wrong("ids are not rising from 1");
+        }
+    }
+    if !rest.is_empty() {
+        return wrong("longer than its ids");
+    }
+    if lists[0].is_empty() {
+        return wrong("no voters");
+    }
+    let [voters, learners, voters_outgoing, learners_next] = lists;
+    let auto_leave = header[1] == 1;
+    Ok(ConfState { voters, learners, voters_outgoing, learners_next, auto_leave, ..Default::default() })
+}
+
+/// The voters a group starts with.
+pub(crate) fn initial(voters: &[u64]) -> Result<ConfState, Error> {
+    let mut voters = voters.to_vec();
+    voters.sort_unstable();
+    if voters.is_empty() || voters.len() > MEMBERS_MAX {
+        return Err(Error::Options { why: "a group has 1 to 64 voters" });
+    }
+    if voters[0] == 0 || !voters.is_sorted_by(|a, b| a < b) {
+        return Err(Error::Options { why: "voters are different ids, none of them 0" });
+    }
+    Ok(ConfState { voters, ..Default::default() })
+}
+
+/// From the present voters to `voters`; more than one difference goes through a joint configuration. None if there
+/// is no difference.
+pub(crate) fn change(present: &ConfState, voters: &[u64]) -> Option<ConfChangeV2> {
+    assert!(present.voters_outgoing.is_empty());
+    let added = voters.iter().filter(|id| !present.voters.contains(id));
+    let removed = present.voters.iter().filter(|id| !voters.contains(id));
+    let mut changes: Vec<ConfChangeSingle> = Vec::new();
+    changes.extend(added.map(|&id| single(ConfChangeType::AddNode, id)));
+    changes.extend(removed.map(|&id| single(ConfChangeType::RemoveNode, id)));
+    if changes.is_empty() {
+        return None;
+    }
+    let mut change = ConfChangeV2::default();
+    change.set_changes(changes.into());
+    Some(change)
+}
+
+fn single(kind: ConfChangeType, id: u64) -> ConfChangeSingle {
+    let mut change = ConfChangeSingle::default();
+    change.set_change_type(kind);
+    change.node_id = id;
+    change
+}
+
+/// Reads the data of a membership entry. Empty data is the end of a joint configuration.
+pub(crate) fn read_change(data: &[u8]) -> Option<ConfChangeV2> {
+    let mut change = ConfChangeV2::default();
+    protobuf::Message::merge_from_bytes(&mut change, data).ok()?;
+    (change.changes.len() <= 2 * MEMBERS_MAX && change.changes.iter().all(|one| one.node_id != 0))
+        .then_some(change)
+}
+
+#[cfg(test)]
+mod tests;
