@@ -37,7 +37,6 @@ mod membership;
 mod message;
 mod replica;
 mod restored;
-mod words;
 
 pub use effects::{Effects, Role, RoleChange, Write};
 pub use entry::{Entry, EntryKind};
@@ -48,7 +47,7 @@ pub use replica::{
     UNCOMMITTED_BYTES_MAX,
 };
 pub use restored::Restored;
-pub use words::{GroupId, HardState, Index, Term};
+pub use ringmain_wal::{GroupId, HardState, Index, Term};
 
 #[cfg(test)]
 mod simulation;
