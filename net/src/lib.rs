@@ -21,5 +21,7 @@ pub mod frame;
 pub mod headers;
 pub mod protocol;
 pub mod route;
+#[cfg(feature = "socket")]
+pub mod socket;
 
 pub use frame::{Frame, FrameError};
