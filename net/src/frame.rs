@@ -19,7 +19,7 @@
 use std::fmt;
 
 use crate::archive;
-use crate::protocol::{Code, Kind, Words};
+use crate::protocol::{Code, Kind, PUBLISH_ROOT_BYTES, Words};
 
 /// The version of frame and protocol that this crate speaks.
 pub const VERSION: u8 = 1;
@@ -179,6 +179,21 @@ pub fn encode(out: &mut Vec<u8>, request: u64, words: &impl Words, body: &[&[u8]
     frame.finish()
 }
 
+/// Gives a `Publish` frame that is already encoded another session, epoch and sequence.
+///
+/// A producer whose session has expired keeps the frames that were certainly not stored, and sends them again
+/// under a new one.
+pub fn restamp_publish(frame: &mut [u8], session: u64, epoch: u32, sequence: u64) {
+    assert!(frame[KIND] == Kind::Publish as u8);
+    let root = HEADER_BYTES + u32_at(frame, ARCHIVE_BYTES) as usize - PUBLISH_ROOT_BYTES;
+    frame[root + 8..root + 16].copy_from_slice(&session.to_le_bytes());
+    frame[root + 16..root + 20].copy_from_slice(&epoch.to_le_bytes());
+    frame[root + 20..root + 28].copy_from_slice(&sequence.to_le_bytes());
+    frame[REQUEST..HEADER_BYTES].copy_from_slice(&sequence.to_le_bytes());
+    let checksum = crc32c::crc32c(&frame[CHECKED..]);
+    frame[CHECKSUM..CHECKED].copy_from_slice(&checksum.to_le_bytes());
+}
+
 /// A frame under construction at the end of a buffer: header and archive are there, body bytes follow.
 ///
 /// Dropped before [`FrameBuilder::finish`] it takes its bytes away again.
@@ -241,7 +256,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Done, Ping, ShowQueue};
+    use crate::protocol::{Done, MessageHead, Ping, Publish, ShowQueue};
 
     fn frame() -> Vec<u8> {
         let mut out = Vec::new();
@@ -319,6 +334,20 @@ mod tests {
         assert_eq!(unfinished.bytes(), HEADER_BYTES + 4);
         drop(unfinished);
         assert_eq!(out, b"before");
+    }
+
+    #[test]
+    fn a_restamped_publish_is_as_if_encoded_so() {
+        let encoded = |session, epoch, sequence| {
+            let messages = &[MessageHead { payload_bytes: 3, ..MessageHead::default() }; 2];
+            let mut out = Vec::new();
+            let words = Publish { queue: 7, session, epoch, sequence, messages };
+            encode(&mut out, sequence, &words, &[b"abcdef"]);
+            out
+        };
+        let mut frame = encoded(1, 2, 3);
+        restamp_publish(&mut frame, u64::MAX, 5, 6);
+        assert_eq!(frame, encoded(u64::MAX, 5, 6));
     }
 
     #[test]

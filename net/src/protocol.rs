@@ -90,6 +90,7 @@ pub use reply::{
     QueueSettings, QueueShown, Receipt, Refused, Reply, SessionOpened, Settled, ShardAddress, Subscribed,
     Welcome,
 };
+pub(crate) use request::PUBLISH_ROOT_BYTES;
 pub use request::{
     CreateQueue, DeleteQueue, Hello, ListQueues, Metadata, OpenQueue, OpenSession, Ping, Publish,
     PublishView, PurgeQueue, Request, Settle, SettleView, ShowQueue, Subscribe, Unsubscribe,

@@ -286,6 +286,8 @@ pub struct DeliveryView<'a> {
     pub queue: u64,
     /// 1 to [`ITEMS_PER_FRAME_MAX`].
     pub heads: &'a [ArchivedDeliveryHead],
+    /// Key, headers and payload of all messages.
+    pub body: &'a [u8],
 
     messages: DeliveredMessages<'a>,
 }
@@ -443,6 +445,7 @@ fn decode_delivery<'a>(frame: &Frame<'a>) -> Result<DeliveryView<'a>, FrameError
         consumer: archived.consumer.to_native(),
         queue: archived.queue.to_native(),
         heads,
+        body: frame.body,
         messages: DeliveredMessages::new(heads, frame.body)?,
     })
 }

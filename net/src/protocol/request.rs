@@ -118,10 +118,13 @@ pub struct Unsubscribe {
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
 pub struct Ping;
 
+/// Bytes of the root of a `Publish` archive.
+pub(crate) const PUBLISH_ROOT_BYTES: usize = 36;
+
 const _: () = assert!(size_of::<ArchivedHello<'_>>() == 18);
 const _: () = assert!(size_of::<ArchivedCreateQueue<'_>>() == 52);
 const _: () = assert!(size_of::<ArchivedListQueues<'_>>() == 12);
-const _: () = assert!(size_of::<ArchivedPublish<'_>>() == 36);
+const _: () = assert!(size_of::<ArchivedPublish<'_>>() == PUBLISH_ROOT_BYTES);
 const _: () = assert!(size_of::<ArchivedSubscribe>() == 12);
 const _: () = assert!(size_of::<ArchivedSettle<'_>>() == 12);
 
