@@ -19,3 +19,12 @@ pub use retention::PrepareSegment;
 
 mod log;
 pub use log::{Appended, Log, LogOptions, LogStart, WriteAt, WriteId};
+
+mod recovery;
+pub use recovery::{READ_BYTES_MAX, ReadAt, RecordView, Recovered, Recovery, SegmentFile, Verdict};
+
+#[cfg(test)]
+mod platter;
+
+mod error;
+pub use error::Error;
