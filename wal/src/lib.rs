@@ -28,3 +28,6 @@ mod platter;
 
 mod error;
 pub use error::Error;
+
+#[cfg(feature = "disk")]
+pub mod disk;
