@@ -16,6 +16,15 @@ impl Time {
         Self(self.0.saturating_add(ms.saturating_mul(1_000_000)))
     }
 
+    pub fn after_ns(self, ns: u64) -> Self {
+        Self(self.0.saturating_add(ns))
+    }
+
+    /// How long ago in microseconds, as far as 32 bits go; zero when it is not earlier.
+    pub fn micros_since(self, earlier: Self) -> u32 {
+        u32::try_from(self.ns_since(earlier) / 1_000).unwrap_or(u32::MAX)
+    }
+
     /// How long ago `earlier` was; zero when it is not earlier.
     pub fn ns_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

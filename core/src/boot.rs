@@ -1,0 +1,257 @@
+//! Rebuilds a shard from its log: records in, a running `Shard` out.
+//!
+//! Pure: the runtime, the simulator and tests feed it the records that `wal::Recovery` verified, in log
+//! order. The state of a group is its first complete checkpoint plus the committed entries behind it:
+//!
+//! ```text
+//!  replay_from        checkpoint parts             last record
+//!      ▼ entries not applied │▓▓ ▓▓▓ ▓▓▓▓│ entries …   ▼
+//!      └─ kept until the image is whole ─┘ └ applied as soon as a record says they are committed
+//! ```
+//!
+//! Later checkpoints are passed over: what they say follows from the entries. Entries that no record
+//! calls committed are handed to the engine of consensus, which decides about them.
+
+use crate::checkpoint::Restore;
+use crate::checkpointer::Part;
+use crate::engine::{Applied, Engine, EngineEffects, EngineOptions};
+use crate::failure::Failure;
+use crate::group::{Group, GroupStart, Place, entry_kind};
+use crate::relocation;
+use crate::shard::{Shard, ShardOptions, ShardStart};
+use bytes::Bytes;
+use ringmain_replication::{Entry, EntryKind, Restored};
+use ringmain_wal::{GroupId, HardState, Index, RecordKind, RecordView, Recovered, Sequence, Term};
+use std::collections::{BTreeMap, VecDeque};
+
+pub struct Replay {
+    options: ShardOptions,
+
+    /// The log does not reach back to its first record, so each group must find a checkpoint.
+    needs_checkpoint: bool,
+    groups: BTreeMap<GroupId, GroupReplay>,
+    checkpoint_number: u64,
+    records: u64,
+}
+
+struct GroupReplay {
+    options: EngineOptions,
+
+    source: Source,
+    membership: Vec<u8>,
+    hard_state: HardState,
+    base: (Index, Term),
+    /// Consecutive entries after `base` that are not applied.
+    pending: VecDeque<(Entry, Place)>,
+    effects: EngineEffects,
+}
+
+/// Where the state comes from so far.
+enum Source {
+    AwaitingCheckpoint,
+    Restoring { number: u64, next_part: u32, restore: Box<Restore> },
+    Live(Box<Engine>),
+}
+
+impl Replay {
+    pub fn new(options: ShardOptions) -> Self {
+        Self { options, needs_checkpoint: false, groups: BTreeMap::new(), checkpoint_number: 0, records: 0 }
+    }
+
+    pub fn on_record(&mut self, record: &RecordView<'_>) -> Result<(), Failure> {
+        if self.records == 0 {
+            self.needs_checkpoint = record.header.sequence != Sequence(1);
+        }
+        self.records += 1;
+        match record.header.kind {
+            RecordKind::Boot | RecordKind::Vouch => Ok(()),
+            RecordKind::Entry => self.on_entry(record),
+            RecordKind::HardState => self.group(record.header.group)?.on_hard_state(record.header.hard_state),
+            RecordKind::Checkpoint => self.on_checkpoint(record),
+            RecordKind::Relocation => self.group(record.header.group)?.on_relocation(record),
+        }
+    }
+
+    fn group(&mut self, id: GroupId) -> Result<&mut GroupReplay, Failure> {
+        if !self.options.groups.contains(&id) {
+            return Err(Failure::Replay { why: "a record belongs to a group that is not on this shard" });
+        }
+        let needs_checkpoint = self.needs_checkpoint;
+        let options = EngineOptions { group: id, messages_max: self.options.limits.messages_max };
+        Ok(self.groups.entry(id).or_insert_with(|| GroupReplay {
+            options,
+            source: match needs_checkpoint {
+                true => Source::AwaitingCheckpoint,
+                false => Source::Live(Box::new(Engine::new(options))),
+            },
+            membership: Vec::new(),
+            hard_state: HardState::default(),
+            base: (Index(0), Term(0)),
+            pending: VecDeque::new(),
+            effects: EngineEffects::default(),
+        }))
+    }
+
+    fn on_entry(&mut self, record: &RecordView<'_>) -> Result<(), Failure> {
+        let header = &record.header;
+        let entry = Entry {
+            term: header.term,
+            index: header.index,
+            kind: entry_kind(header.tag).ok_or(Failure::Replay { why: "an entry of an unknown kind" })?,
+            data: Bytes::copy_from_slice(record.payload),
+        };
+        let place = Place {
+            index: header.index,
+            record: record.position,
+            sequence: header.sequence,
+            payload: record.payload_position,
+        };
+        let hard_state = header.hard_state;
+        let group = self.group(header.group)?;
+        group.on_entry(entry, place)?;
+        group.on_hard_state(hard_state)
+    }
+
+    fn on_checkpoint(&mut self, record: &RecordView<'_>) -> Result<(), Failure> {
+        let part =
+            Part::decode(record.payload).ok_or(Failure::Replay { why: "a checkpoint part is malformed" })?;
+        self.checkpoint_number = self.checkpoint_number.max(part.number);
+        let hard_state = record.header.hard_state;
+        let group = self.group(record.header.group)?;
+        group.on_part(part)?;
+        group.on_hard_state(hard_state)
+    }
+
+    /// Every record was seen: the shard as it was, with nothing in flight.
+    pub fn finish(mut self, recovered: Recovered) -> Result<Shard, Failure> {
+        let mut groups = Vec::with_capacity(self.options.groups.len());
+        for id in self.options.groups.clone() {
+            let replay = {
+                self.group(id)?;
+                self.groups.remove(&id).ok_or(Failure::Replay { why: "a group is listed twice" })?
+            };
+            groups.push(replay.finish(id, &self.options)?);
+        }
+        let start = ShardStart {
+            log: recovered.start,
+            groups,
+            checkpoint_number: self.checkpoint_number,
+            superblock: recovered.superblock,
+        };
+        Ok(Shard::new(self.options, start))
+    }
+}
+
+impl GroupReplay {
+    fn on_entry(&mut self, entry: Entry, place: Place) -> Result<(), Failure> {
+        let next = self.next_index();
+        if entry.index <= self.base.0 {
+            return Ok(());
+        }
+        // A leader of a later term replaced the tail: the log is truncated from here on.
+        while self.pending.back().is_some_and(|(last, _)| entry.index <= last.index) {
+            self.pending.pop_back();
+        }
+        let is_awaiting = !matches!(self.source, Source::Live(_));
+        if next < entry.index && !(is_awaiting && self.pending.is_empty()) {
+            return Err(Failure::Replay { why: "an entry is missing" });
+        }
+        self.pending.push_back((entry, place));
+        Ok(())
+    }
+
+    fn next_index(&self) -> Index {
+        Index(self.pending.back().map_or(self.base.0.0, |(last, _)| last.index.0) + 1)
+    }
+
+    /// A record says how far the log is committed: apply so far, once the state is there to apply to.
+    fn on_hard_state(&mut self, hard_state: HardState) -> Result<(), Failure> {
+        self.hard_state = hard_state;
+        let Source::Live(engine) = &mut self.source else { return Ok(()) };
+        while let Some((entry, place)) = self.pending.front() {
+            // A change of membership is applied by the consensus engine, and all behind it after it.
+            if hard_state.commit < entry.index.0 || entry.kind != EntryKind::Normal {
+                break;
+            }
+            let (index, term, position) = (entry.index, entry.term, place.payload);
+            self.effects.clear();
+            engine.apply(Applied { index, term, position, data: &entry.data }, &mut self.effects)?;
+            self.base = (entry.index, entry.term);
+            self.pending.pop_front();
+        }
+        Ok(())
+    }
+
+    fn on_part(&mut self, part: Part<'_>) -> Result<(), Failure> {
+        match &mut self.source {
+            Source::Live(_) => return Ok(()),
+            Source::AwaitingCheckpoint => {
+                if part.part != 0 {
+                    return Ok(());
+                }
+                self.membership = part.membership.to_vec();
+                let restore = Box::new(Restore::new(self.options));
+                self.source = Source::Restoring { number: part.number, next_part: 0, restore };
+            }
+            // A newer checkpoint was begun: the one before it never became whole.
+            Source::Restoring { number, next_part, restore } if *number != part.number || part.part == 0 => {
+                if part.part != 0 {
+                    return Err(Failure::Replay { why: "a checkpoint part is missing" });
+                }
+                self.membership = part.membership.to_vec();
+                (*number, *next_part, **restore) = (part.number, 0, Restore::new(self.options));
+            }
+            Source::Restoring { .. } => {}
+        }
+        let Source::Restoring { next_part, restore, .. } = &mut self.source else { return Ok(()) };
+        if *next_part != part.part {
+            return Err(Failure::Replay { why: "a checkpoint part is missing" });
+        }
+        *next_part += 1;
+        restore.feed(part.state)?;
+        if part.is_last {
+            self.become_live(part.applied, part.term)?;
+        }
+        Ok(())
+    }
+
+    fn become_live(&mut self, applied: Index, term: Term) -> Result<(), Failure> {
+        let source = std::mem::replace(&mut self.source, Source::AwaitingCheckpoint);
+        let Source::Restoring { restore, .. } = source else { return Ok(()) };
+        let engine = restore.finish()?;
+        self.source = Source::Live(Box::new(engine));
+        self.base = (applied, term);
+        while self.pending.front().is_some_and(|(entry, _)| entry.index <= applied) {
+            self.pending.pop_front();
+        }
+        if self.pending.front().is_some_and(|(entry, _)| entry.index != Index(applied.0 + 1)) {
+            return Err(Failure::Replay { why: "an entry is missing" });
+        }
+        Ok(())
+    }
+
+    fn on_relocation(&mut self, record: &RecordView<'_>) -> Result<(), Failure> {
+        // What the relocated messages became part of must be applied first.
+        self.on_hard_state(record.header.hard_state)?;
+        let Source::Live(engine) = &mut self.source else {
+            return Err(Failure::Replay { why: "a relocation before the checkpoint it belongs to" });
+        };
+        relocation::replay(engine, record.payload, record.payload_position)
+            .map_err(|why| Failure::Replay { why })
+    }
+
+    fn finish(self, id: GroupId, options: &ShardOptions) -> Result<Group, Failure> {
+        let Source::Live(engine) = self.source else {
+            return Err(Failure::Replay { why: "no complete checkpoint was found" });
+        };
+        let places: VecDeque<Place> = self.pending.iter().map(|(_, place)| *place).collect();
+        let restored = Restored {
+            hard_state: self.hard_state,
+            conf_state: self.membership,
+            base: self.base,
+            entries: self.pending.into_iter().map(|(entry, _)| entry).collect(),
+            applied: self.base.0,
+        };
+        Group::new(GroupStart { id, engine: *engine, restored, places }, options)
+    }
+}

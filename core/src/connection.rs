@@ -1,0 +1,154 @@
+//! The shard's side of its client connections: what was said, what waits to be sent, and until when.
+//!
+//! Lives inside the shard, on its thread. No socket is named here: the runtime carries the bytes.
+//! Invariant: outgoing + handed ≤ OUTGOING_BYTES_MAX + one frame, because a connection above the
+//! limit is neither read from nor delivered to.
+
+use crate::time::Time;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use crate::queue::consumer::ConnectionId;
+
+/// Above this many unsent bytes a connection is not read from and gets no deliveries.
+pub const OUTGOING_BYTES_MAX: usize = 1 << 20;
+/// A connection must say hello, and finish every frame it starts, within this time.
+pub const FRAME_DEADLINE_NS: u64 = 10_000_000_000;
+
+/// How far the handshake has come.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    AwaitingHello,
+    Open,
+    /// Told why and about to be closed; nothing more is read.
+    Closing,
+}
+
+pub(crate) struct Connection {
+    pub(crate) stage: Stage,
+    /// Frames not yet taken by the runtime.
+    pub(crate) outgoing: Vec<u8>,
+    /// Bytes taken by the runtime and not yet reported as sent.
+    pub(crate) handed: usize,
+    /// Its next frame waits for room in the shard; the runtime offers the same bytes again on resume.
+    pub(crate) paused: bool,
+    /// Dispatching passes it over until its unsent bytes shrink.
+    pub(crate) choked: bool,
+    /// Listed among the connections whose bytes should leave at the end of this turn.
+    pub(crate) dirty: bool,
+    /// When the hello or the frame under way must be complete.
+    deadline: Option<Time>,
+}
+
+impl Connection {
+    pub(crate) fn unsent(&self) -> usize {
+        self.outgoing.len() + self.handed
+    }
+
+    pub(crate) fn is_choked(&self) -> bool {
+        self.is_choked_with(0)
+    }
+
+    /// Whether it would be, with so many more bytes.
+    pub(crate) fn is_choked_with(&self, bytes: usize) -> bool {
+        OUTGOING_BYTES_MAX <= self.unsent() + bytes
+    }
+}
+
+/// All connections of one shard, and the deadlines of those that owe bytes.
+#[derive(Default)]
+pub(crate) struct Connections {
+    open: BTreeMap<ConnectionId, Connection>,
+    deadlines: BTreeSet<(Time, ConnectionId)>,
+}
+
+impl Connections {
+    pub(crate) fn insert(&mut self, id: ConnectionId, now: Time) {
+        let deadline = now.after_ns(FRAME_DEADLINE_NS);
+        let previous = self.open.insert(
+            id,
+            Connection {
+                stage: Stage::AwaitingHello,
+                outgoing: Vec::new(),
+                handed: 0,
+                paused: false,
+                choked: false,
+                dirty: false,
+                deadline: Some(deadline),
+            },
+        );
+        assert!(previous.is_none(), "connection ids are never reused");
+        self.deadlines.insert((deadline, id));
+    }
+
+    pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        let connection = self.open.remove(&id)?;
+        if let Some(deadline) = connection.deadline {
+            let was_listed = self.deadlines.remove(&(deadline, id));
+            assert!(was_listed);
+        }
+        Some(connection)
+    }
+
+    /// Its hello was good.
+    pub(crate) fn greet(&mut self, id: ConnectionId) {
+        self.disarm(id);
+        if let Some(connection) = self.open.get_mut(&id) {
+            assert_eq!(connection.stage, Stage::AwaitingHello);
+            connection.stage = Stage::Open;
+        }
+    }
+
+    pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.open.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.open.get_mut(&id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The frame under way must be complete by the deadline; the first call of a frame counts.
+    pub(crate) fn arm(&mut self, id: ConnectionId, now: Time) {
+        let Some(connection) = self.open.get_mut(&id) else { return };
+        if connection.deadline.is_none() {
+            let deadline = now.after_ns(FRAME_DEADLINE_NS);
+            connection.deadline = Some(deadline);
+            self.deadlines.insert((deadline, id));
+        }
+    }
+
+    /// Nothing is owed: every frame begun was finished.
+    pub(crate) fn disarm(&mut self, id: ConnectionId) {
+        let Some(connection) = self.open.get_mut(&id) else { return };
+        if let Some(deadline) = connection.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// One connection whose deadline has passed, if any; it is no longer listed afterwards.
+    pub(crate) fn pop_overdue(&mut self, now: Time) -> Option<ConnectionId> {
+        let (deadline, id) = *self.deadlines.first()?;
+        if now < deadline {
+            return None;
+        }
+        self.disarm(id);
+        Some(id)
+    }
+
+    pub(crate) fn check(&self) {
+        let owing = self.open.values().filter(|connection| connection.deadline.is_some()).count();
+        assert_eq!(owing, self.deadlines.len());
+        for connection in self.open.values() {
+            if connection.stage == Stage::AwaitingHello {
+                assert!(connection.deadline.is_some());
+            }
+        }
+    }
+}

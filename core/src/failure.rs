@@ -1,0 +1,79 @@
+//! Why a node does not start, or must end: nothing here can be answered to a client and lived with.
+
+use crate::error::Error;
+use crate::identity::IdentityError;
+use ringmain_net::socket::BindError;
+use std::fmt;
+use std::io;
+
+#[derive(Debug)]
+pub enum Failure {
+    /// The data directory is not to be used.
+    Identity(IdentityError),
+    /// The log cannot be read, or could not be written.
+    Wal(ringmain_wal::Error),
+    /// The log is whole, but what it says cannot be.
+    Replay {
+        why: &'static str,
+    },
+    /// A committed entry or a checkpoint does not fit the state.
+    State(Error),
+    /// The log is whole, but the consensus engine refuses it.
+    Replica(ringmain_replication::Error),
+    /// A stored message is not what was stored.
+    Rot {
+        segment: u64,
+        offset: u64,
+        bytes: u32,
+    },
+    /// No such address to listen on.
+    Listen {
+        host: String,
+        port: u16,
+        source: io::Error,
+    },
+    Bind(BindError),
+    System {
+        doing: &'static str,
+        source: io::Error,
+    },
+    /// The executor of a shard.
+    Runtime {
+        why: String,
+    },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity(error) => error.fmt(f),
+            Self::Wal(error) => error.fmt(f),
+            Self::Replay { why } => write!(f, "the log cannot be replayed: {why}"),
+            Self::State(error) => write!(f, "the log cannot be replayed: {error}"),
+            Self::Replica(error) => write!(f, "the log cannot be replayed: {error}"),
+            Self::Rot { segment, offset, bytes } => write!(
+                f,
+                "segment {segment}: rot in a live message, bytes {offset} to {}: `ringmain wal verify` tells more",
+                offset + u64::from(*bytes)
+            ),
+            Self::Listen { host, port, source } => write!(f, "cannot listen on {host}:{port}: {source}"),
+            Self::Bind(error) => error.fmt(f),
+            Self::System { doing, source } => write!(f, "{doing}: {source}"),
+            Self::Runtime { why } => write!(f, "the shard's executor ended: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::State(error)
+    }
+}
+
+impl From<ringmain_wal::Error> for Failure {
+    fn from(error: ringmain_wal::Error) -> Self {
+        Self::Wal(error)
+    }
+}

@@ -1,0 +1,434 @@
+//! One replication group on this shard: the batch being built, the proposals under way, the state.
+//!
+//! Lives inside the shard. It joins three things that know nothing of each other: the engine of
+//! consensus (`Replica`), the queues (`Engine`) and the answers that clients wait for. The life of a command:
+//!
+//! ```text
+//!  admitted ─▶ batch ──seal──▶ proposed ──log write durable──▶ committed ─▶ applied
+//!                                                 publishes and settles │       │ creations, sessions:
+//!                                                 are answered here ────┘       └ answered here
+//! ```
+//!
+//! Invariant: proposals holds exactly the proposed and not yet applied batches, in index order;
+//! the first `committed_count` of them have had their publishes and settles answered.
+
+use crate::checkpointer::{Image, ReplayFrom};
+use crate::command::{Batch, COMMAND_HEADER_BYTES, RUN_BYTES, Settlement};
+use crate::engine::{Answer, Applied, Engine, EngineEffects};
+use crate::failure::Failure;
+use crate::outbox::Outbox;
+use crate::proposal::{Proposal, Published};
+use crate::queue::consumer::{ConnectionId, ConsumerId};
+use crate::shard::ShardOptions;
+use crate::time::Time;
+use bytes::Bytes;
+use ringmain_replication::{Effects, Entry, EntryKind, Options, Replica, Restored};
+use ringmain_wal::{GroupId, HardState, Index, Log, Position, Record, RecordKind, Sequence, Term};
+use std::collections::VecDeque;
+
+/// A batch is sealed at the latest when it holds this much.
+pub(crate) const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Proposed and not yet applied: bounds the memory of what is in flight. Eight full batches.
+const IN_FLIGHT_BYTES_MAX: usize = 8 * BATCH_BYTES_MAX;
+/// Batches in flight: far more than a disk takes at once.
+const PROPOSALS_MAX: usize = 256;
+/// Room kept in the log beside a batch, for hard states and vouchers.
+const LOG_RESERVE_BYTES: usize = 64 << 10;
+/// Leases that one turn ends, and what their runs take in the batch at most.
+const LEASES_PER_TURN: usize = 4096;
+const EXPIRED_BYTES_MAX: usize = LEASES_PER_TURN * (RUN_BYTES + COMMAND_HEADER_BYTES + 8);
+/// Purged messages let go of in one turn: some tens of microseconds.
+const REAPED_PER_TURN: usize = 4096;
+
+pub(crate) struct Group {
+    pub(crate) id: GroupId,
+    pub(crate) engine: Engine,
+    replica: Replica,
+
+    /// Commands admitted in this turn.
+    pub(crate) batch: Batch,
+    pub(crate) open: Proposal,
+    proposals: VecDeque<Proposal>,
+    committed_count: usize,
+    in_flight_bytes: usize,
+    /// Entries in the log that are not applied, in index order.
+    places: VecDeque<Place>,
+    /// Writes of the replica that wait for the log: done when the log is durable up to the sequence.
+    writes: VecDeque<(u64, Sequence)>,
+    /// The stamp of the last batch: time never runs backwards in the log.
+    stamp: Time,
+    /// The term of the last applied entry.
+    applied_term: Term,
+    applied: Index,
+
+    // Reused between turns.
+    effects: Effects,
+    engine_effects: EngineEffects,
+    settlements: Vec<Settlement>,
+    ended: Vec<(ConnectionId, ConsumerId)>,
+    spare: Vec<Proposal>,
+}
+
+/// What recovery found of a group.
+pub(crate) struct GroupStart {
+    pub(crate) id: GroupId,
+    pub(crate) engine: Engine,
+    pub(crate) restored: Restored,
+    pub(crate) places: VecDeque<Place>,
+}
+
+/// Where an entry lies in the shard's log.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) index: Index,
+    pub(crate) record: Position,
+    pub(crate) sequence: Sequence,
+    /// The entry's first byte.
+    pub(crate) payload: Position,
+}
+
+/// What a group works on during a turn.
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Time,
+    pub(crate) log: &'a mut Log,
+    pub(crate) outbox: &'a mut Outbox,
+}
+
+impl Group {
+    pub(crate) fn new(start: GroupStart, options: &ShardOptions) -> Result<Self, Failure> {
+        let (applied, applied_term) = start.restored.base;
+        let replica_options =
+            Options { group: start.id, id: options.replica(), voters: options.voters(), seed: options.seed };
+        let replica = Replica::new(replica_options, start.restored).map_err(Failure::Replica)?;
+        let group = Self {
+            id: start.id,
+            engine: start.engine,
+            replica,
+            batch: Batch::new(),
+            open: Proposal::default(),
+            proposals: VecDeque::new(),
+            committed_count: 0,
+            in_flight_bytes: 0,
+            places: start.places,
+            writes: VecDeque::new(),
+            stamp: Time(0),
+            applied_term,
+            applied,
+            effects: Effects::default(),
+            engine_effects: EngineEffects::default(),
+            settlements: Vec::new(),
+            ended: Vec::new(),
+            spare: Vec::new(),
+        };
+        group.check();
+        Ok(group)
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.replica.is_leader()
+    }
+
+    pub(crate) fn term(&self) -> Term {
+        self.replica.term()
+    }
+
+    pub(crate) fn applied(&self) -> Index {
+        self.applied
+    }
+
+    pub(crate) fn hard_state(&self) -> HardState {
+        self.replica.hard_state()
+    }
+
+    /// The leader serves once the entries of its predecessors, and the first of its own term, are applied.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.is_leader() && self.engine.is_leading()
+    }
+
+    /// Nothing was admitted, proposed or written that is not applied and durable.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.batch.is_empty() && self.proposals.is_empty() && self.writes.is_empty()
+    }
+
+    /// Another command of so many bytes may be added to the batch now, and leaves `reserve` bytes of the log.
+    pub(crate) fn has_room(&self, log: &Log, bytes: usize, reserve: u64) -> bool {
+        let entry_bytes = self.batch.len() + bytes;
+        let is_first = self.in_flight_bytes == 0 && self.batch.is_empty();
+        (is_first || self.in_flight_bytes + entry_bytes <= IN_FLIGHT_BYTES_MAX)
+            && self.proposals.len() < PROPOSALS_MAX
+            && log.room((entry_bytes + LOG_RESERVE_BYTES) as u64 + reserve)
+    }
+
+    /// The batch would grow past its limit: seal it first.
+    pub(crate) fn must_seal(&self, bytes: usize) -> bool {
+        !self.batch.is_empty() && BATCH_BYTES_MAX < self.batch.len() + bytes
+    }
+
+    /// Opens the batch if it is not, with a stamp that never runs backwards.
+    pub(crate) fn open_batch(&mut self, now: Time) -> &mut Batch {
+        if self.batch.is_empty() {
+            self.stamp = self.stamp.max(now);
+            self.batch.begin(self.stamp);
+            self.open.received = now;
+        }
+        &mut self.batch
+    }
+
+    /// Proposes what was admitted: one entry, one batch.
+    pub(crate) fn seal(&mut self, now: Time, log: &mut Log) {
+        // Room was there when the commands were admitted; whatever took it since gives it back with the next segment.
+        if self.batch.is_empty() || !log.room((self.batch.len() + LOG_RESERVE_BYTES) as u64) {
+            return;
+        }
+        let bytes = self.batch.seal();
+        let entry_bytes = bytes.len();
+        match self.replica.propose(bytes) {
+            Ok((term, index)) => {
+                let mut proposal = std::mem::replace(&mut self.open, self.spare.pop().unwrap_or_default());
+                proposal.begin_flight(term, index, entry_bytes, now);
+                self.in_flight_bytes += entry_bytes;
+                self.proposals.push_back(proposal);
+                self.write(log);
+            }
+            // Admission already asked whether this replica leads, so this is back-pressure of the engine.
+            Err(refusal) => panic!("a leader within its limits was refused a proposal: {refusal:?}"),
+        }
+    }
+
+    /// The log is durable up to a new sequence: tell the replica, in order.
+    pub(crate) fn on_durable(&mut self, durable_upto: Sequence) {
+        while let Some((token, sequence)) = self.writes.front().copied()
+            && sequence <= durable_upto
+        {
+            self.writes.pop_front();
+            self.replica.on_persisted(token);
+        }
+    }
+
+    /// Runs the replica until it has nothing more to say; answers and applies what came out.
+    pub(crate) fn drive(&mut self, turn: &mut Turn<'_>) -> Result<(), Failure> {
+        loop {
+            self.write(turn.log);
+            if self.effects.role.take().is_some() && !self.is_leader() {
+                self.step_down(turn);
+            }
+            if let Some((_, committed)) = self.effects.committed.take() {
+                self.on_committed(committed, turn);
+            }
+            if self.effects.apply.is_empty() {
+                return Ok(());
+            }
+            let mut entries = std::mem::take(&mut self.effects.apply);
+            for entry in entries.drain(..) {
+                self.apply(&entry, turn)?;
+            }
+            self.effects.apply = entries;
+            self.replica.compact(self.applied);
+        }
+    }
+
+    /// Takes what the replica wants written into the log.
+    fn write(&mut self, log: &mut Log) {
+        // A fresh log has no room before its first segment is ready, and the first write is the replica's vote.
+        if !log.room(LOG_RESERVE_BYTES as u64) {
+            return;
+        }
+        self.replica.drive(&mut self.effects);
+        for write in self.effects.writes.drain(..) {
+            let mut last = None;
+            for (at, entry) in write.entries.iter().enumerate() {
+                let appended = log.append(Record {
+                    group: self.id,
+                    kind: RecordKind::Entry,
+                    tag: entry_tag(entry.kind),
+                    term: entry.term,
+                    index: entry.index,
+                    hard_state: write.hard_state_at(at),
+                    payload: entry.data.clone(),
+                });
+                last = Some(appended.sequence);
+                let place = Place {
+                    index: entry.index,
+                    record: appended.record,
+                    sequence: appended.sequence,
+                    payload: appended.payload,
+                };
+                while self.places.back().is_some_and(|later| entry.index <= later.index) {
+                    self.places.pop_back();
+                }
+                self.places.push_back(place);
+            }
+            let sequence =
+                last.unwrap_or_else(|| log.append(hard_state_record(self.id, write.hard_state)).sequence);
+            self.writes.push_back((write.token, sequence));
+        }
+    }
+
+    /// Another replica leads, or none: what was under way here has an outcome that this one cannot tell.
+    #[cold]
+    fn step_down(&mut self, turn: &mut Turn<'_>) {
+        self.ended.clear();
+        self.engine.follow(&mut self.ended);
+        if !self.batch.is_empty() {
+            self.batch.begin(self.stamp);
+            self.open.abandon(turn);
+        }
+        for mut proposal in self.proposals.drain(..) {
+            proposal.abandon(turn);
+            proposal.clear();
+            self.spare.push(proposal);
+        }
+        (self.committed_count, self.in_flight_bytes) = (0, 0);
+        turn.outbox.tell_ended(&self.ended);
+    }
+
+    /// A majority has these entries on disk: what was decided at propose time is answered now.
+    fn on_committed(&mut self, committed: Index, turn: &mut Turn<'_>) {
+        let group = self.id;
+        while let Some(proposal) = self.proposals.get_mut(self.committed_count)
+            && proposal.index <= committed
+        {
+            proposal.answer_committed(group, turn);
+            self.committed_count += 1;
+        }
+    }
+
+    fn apply(&mut self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), Failure> {
+        let place = self.places.pop_front();
+        let Some(place) = place.filter(|place| place.index == entry.index) else {
+            panic!("entry {} was applied without a place in the log", entry.index.0);
+        };
+        assert_eq!(entry.index.0, self.applied.0 + 1);
+        self.applied = entry.index;
+        self.applied_term = entry.term;
+        self.engine_effects.clear();
+        let (index, term, position) = (entry.index, entry.term, place.payload);
+        let data: &[u8] = if entry.kind == EntryKind::Normal { &entry.data } else { &[] };
+        self.engine.apply(Applied { index, term, position, data }, &mut self.engine_effects)?;
+        for extent in self.engine_effects.held.drain(..) {
+            turn.log.hold(extent.position, extent.bytes);
+        }
+        for extent in self.engine_effects.released.drain(..) {
+            turn.log.release(extent.position, extent.bytes);
+        }
+        turn.outbox.tell_ended(&self.engine_effects.ended);
+        self.finish_proposal(entry, turn);
+        if !self.engine.is_leading() && self.is_leader() && term == self.replica.term() {
+            self.engine.lead(turn.now);
+        }
+        Ok(())
+    }
+
+    /// The batch of this entry, if it was ours, is over: answer what depended on order.
+    fn finish_proposal(&mut self, entry: &Entry, turn: &mut Turn<'_>) {
+        let Some(proposal) = self.proposals.front() else { return };
+        if proposal.index != entry.index {
+            return;
+        }
+        let Some(mut proposal) = self.proposals.pop_front() else { return };
+        if self.committed_count == 0 {
+            proposal.answer_committed(self.id, turn);
+        } else {
+            self.committed_count -= 1;
+        }
+        let answers: &[Answer] = &self.engine_effects.answers;
+        proposal.answer_applied(entry.index, answers, turn);
+        self.in_flight_bytes -= proposal.entry_bytes;
+        proposal.clear();
+        self.spare.push(proposal);
+    }
+
+    /// The publish is on its way already: its retry is answered with what was proposed last. False: everything
+    /// proposed is committed, so it can be answered now.
+    pub(crate) fn owe_duplicate(&mut self, published: Published) -> bool {
+        if !self.batch.is_empty() {
+            self.open.owe_receipt(published);
+            return true;
+        }
+        let has_uncommitted = self.committed_count < self.proposals.len();
+        if has_uncommitted && let Some(last) = self.proposals.back_mut() {
+            last.owe_receipt(published);
+        }
+        has_uncommitted
+    }
+
+    /// Leases that are over go back into their queues, by the log.
+    pub(crate) fn expire_leases(&mut self, now: Time, log: &Log) {
+        let is_due = self.engine.next_deadline().is_some_and(|deadline| deadline <= now);
+        if !is_due || !self.is_serving() || !self.has_room(log, EXPIRED_BYTES_MAX, 0) {
+            return;
+        }
+        self.settlements.clear();
+        self.engine.expire_leases(now, LEASES_PER_TURN, &mut self.settlements);
+        if !self.settlements.is_empty() {
+            let settlements = std::mem::take(&mut self.settlements);
+            self.open_batch(now).settle(&settlements);
+            self.settlements = settlements;
+        }
+    }
+
+    /// Lets go of a turn's share of what purges and deletions left behind; says whether there is more.
+    pub(crate) fn reap(&mut self, log: &mut Log) -> bool {
+        self.engine_effects.clear();
+        let has_more = self.engine.reap(REAPED_PER_TURN, &mut self.engine_effects.released);
+        for extent in self.engine_effects.released.drain(..) {
+            log.release(extent.position, extent.bytes);
+        }
+        has_more
+    }
+
+    /// Where recovery would have to begin for the entries that are not applied.
+    pub(crate) fn first_unapplied(&self) -> Option<ReplayFrom> {
+        self.places.front().map(|place| ReplayFrom { position: place.record, sequence: place.sequence })
+    }
+
+    /// The state at this moment, cheap to take.
+    pub(crate) fn image(&self) -> Image {
+        Image {
+            group: self.id,
+            applied: self.applied,
+            term: self.applied_term,
+            membership: self.replica.conf_state(),
+            hard_state: self.replica.hard_state(),
+            state: self.engine.checkpoint(),
+        }
+    }
+
+    pub(crate) fn check(&self) {
+        assert!(self.committed_count <= self.proposals.len());
+        assert!(self.proposals.iter().is_sorted_by_key(|proposal| proposal.index));
+        assert!(self.places.iter().is_sorted_by_key(|place| place.index));
+        let in_flight: usize = self.proposals.iter().map(|proposal| proposal.entry_bytes).sum();
+        assert_eq!(in_flight, self.in_flight_bytes);
+        assert!(self.writes.iter().is_sorted());
+        self.engine.check();
+    }
+}
+
+/// An entry's kind, as its record carries it.
+pub(crate) fn entry_tag(kind: EntryKind) -> u16 {
+    match kind {
+        EntryKind::Normal => 0,
+        EntryKind::Membership => 1,
+    }
+}
+
+pub(crate) fn entry_kind(tag: u16) -> Option<EntryKind> {
+    match tag {
+        0 => Some(EntryKind::Normal),
+        1 => Some(EntryKind::Membership),
+        _ => None,
+    }
+}
+
+fn hard_state_record(group: GroupId, hard_state: HardState) -> Record {
+    Record {
+        group,
+        kind: RecordKind::HardState,
+        tag: 0,
+        term: Term(hard_state.term),
+        index: Index(0),
+        hard_state,
+        payload: Bytes::new(),
+    }
+}

@@ -1,0 +1,163 @@
+//! A node: one process's data directory, its shards' threads, and the way to end them.
+//!
+//! Lives on the thread of whoever starts it; it shares nothing with the shards but their command channels.
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::identity::DataDirectory;
+use crate::runtime::{Command, Launch, ShardThread, launch};
+use crate::shard::{Address, ShardOptions};
+use ringmain_net::socket::Listener;
+use ringmain_wal::{GroupId, Identity, LogOptions};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::thread::available_parallelism;
+
+/// A running node. Dropping it leaves the shards running: end it with [`Node::stop`] or [`Node::kill`].
+pub struct Node {
+    shards: Vec<ShardThread>,
+    addresses: Vec<Address>,
+    /// Held for its lock.
+    _directory: DataDirectory,
+}
+
+impl Node {
+    /// Opens the data directory, recovers every shard and serves. Returns once all shards serve.
+    pub fn start(config: &Config) -> Result<Self, Failure> {
+        let cores = available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let directory = DataDirectory::open(config, cores).map_err(Failure::Identity)?;
+        let listeners = listen(config, directory.identity().shards)?;
+        let addresses = addresses(config, &listeners);
+        let (ready, started) = flume::bounded(listeners.len());
+        let mut node = Self { shards: Vec::new(), addresses, _directory: directory };
+        for (shard, listener) in listeners.into_iter().enumerate() {
+            let shard = shard as u32;
+            let start = Launch {
+                options: node.shard_options(config, shard),
+                directory: node._directory.shard_path(shard),
+                listener,
+                cpu: Some(shard % cores).map(|cpu| cpu as usize),
+                ready: ready.clone(),
+            };
+            node.shards.push(launch(start)?);
+        }
+        drop(ready);
+        for _ in 0..node.shards.len() {
+            let outcome =
+                started.recv().unwrap_or(Err(Failure::Runtime { why: "it did not start".to_owned() }));
+            if let Err(failure) = outcome {
+                node.kill();
+                return Err(failure);
+            }
+        }
+        Ok(node)
+    }
+
+    /// Where the shards listen, by shard index.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Stops accepting, finishes what was admitted, and ends.
+    pub fn stop(self) -> Result<(), Failure> {
+        self.end(Command::Stop)
+    }
+
+    /// Ends as if the process had died: what is not durable yet is not made durable, nothing is answered.
+    pub fn kill(self) {
+        // Whatever a shard says when it is cut down is of no interest.
+        let _ = self.end(Command::Kill);
+    }
+
+    /// Waits until a shard ends by itself, which only a failure makes it do, and answers why.
+    pub fn join(self) -> Result<(), Failure> {
+        self.finish()
+    }
+
+    /// Asks every shard to finish; `join` then returns when they have.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { commands: self.shards.iter().map(|shard| shard.commands.clone()).collect() }
+    }
+
+    fn end(self, command: Command) -> Result<(), Failure> {
+        self.stopper().send(command);
+        self.finish()
+    }
+
+    fn finish(mut self) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        let stopper = self.stopper();
+        for shard in self.shards.drain(..) {
+            let ended = shard.join();
+            if ended.is_err() {
+                // One shard without the others is no node.
+                stopper.send(Command::Stop);
+            }
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+
+    fn shard_options(&self, config: &Config, shard: u32) -> ShardOptions {
+        let identity = self._directory.identity();
+        let limits = config.limits.clone();
+        let identity = Identity {
+            cluster: identity.cluster,
+            node: identity.node,
+            shard,
+            incarnation: identity.incarnation,
+        };
+        ShardOptions {
+            identity,
+            log: LogOptions {
+                segment_bytes: self._directory.identity().segment_bytes,
+                writes_in_flight_max: limits.writes_in_flight_max,
+                cache_bytes_max: limits.cache_bytes_max.0,
+                ..LogOptions::new(identity)
+            },
+            limits,
+            groups: vec![GroupId(shard)],
+            addresses: self.addresses.clone(),
+            seed: identity.cluster ^ u64::from(identity.node) << 32 ^ u64::from(shard),
+        }
+    }
+}
+
+/// Ends a node from another thread than the one that waits for it, on a signal for instance.
+#[derive(Clone)]
+pub struct Stopper {
+    commands: Vec<flume::Sender<Command>>,
+}
+
+impl Stopper {
+    /// Asks every shard to finish what was admitted and end.
+    pub fn stop(&self) {
+        self.send(Command::Stop);
+    }
+
+    fn send(&self, command: Command) {
+        for commands in &self.commands {
+            // A shard that is over, or was told eight times already, needs no other command.
+            let _ = commands.try_send(command);
+        }
+    }
+}
+
+fn listen(config: &Config, shards: u32) -> Result<Vec<Listener>, Failure> {
+    (0..shards)
+        .map(|shard| {
+            let port = if config.listen.port == 0 { 0 } else { config.listen.port + shard as u16 };
+            let failure = |source| Failure::Listen { host: config.listen.host.clone(), port, source };
+            let candidates = (config.listen.host.as_str(), port).to_socket_addrs().map_err(failure)?;
+            let addresses: Vec<SocketAddr> = candidates.collect();
+            let address = *addresses.first().ok_or_else(|| failure(io::ErrorKind::NotFound.into()))?;
+            Listener::bind(address).map_err(Failure::Bind)
+        })
+        .collect()
+}
+
+fn addresses(config: &Config, listeners: &[Listener]) -> Vec<Address> {
+    let address =
+        |listener: &Listener| Address { host: config.advertise.clone(), port: listener.local_addr().port() };
+    listeners.iter().map(address).collect()
+}

@@ -1,0 +1,76 @@
+//! What leaves the shard for its clients, collected until the end of the turn.
+//!
+//! Lives inside the shard. Frames are written straight into each connection's outgoing bytes; the runtime
+//! takes them once a turn, so the replies of one turn leave in one write per connection.
+
+use crate::connection::{Connection, ConnectionId, Connections, Stage};
+use crate::queue::consumer::ConsumerId;
+use ringmain_net::frame;
+use ringmain_net::protocol::{Closing, Code, Refused, Words};
+
+#[derive(Default)]
+pub(crate) struct Outbox {
+    pub(crate) connections: Connections,
+
+    /// Connections with bytes to be taken, each once.
+    pub(crate) dirty: Vec<ConnectionId>,
+    /// Connections to be closed once their bytes are sent, each once.
+    pub(crate) closing: Vec<ConnectionId>,
+}
+
+impl Outbox {
+    /// Appends one frame without a body; a connection that is gone gets nothing.
+    pub(crate) fn send<W: Words>(&mut self, to: ConnectionId, request: u64, words: &W) {
+        self.send_with_body(to, request, words, &[]);
+    }
+
+    pub(crate) fn send_with_body<W: Words>(
+        &mut self,
+        to: ConnectionId,
+        request: u64,
+        words: &W,
+        body: &[&[u8]],
+    ) {
+        if let Some(out) = self.outgoing(to) {
+            frame::encode(out, request, words, body);
+        }
+    }
+
+    /// Where frames for this connection are appended; `None` if it is gone or going.
+    pub(crate) fn outgoing(&mut self, to: ConnectionId) -> Option<&mut Vec<u8>> {
+        let connection = self.connections.get_mut(to)?;
+        if connection.stage == Stage::Closing {
+            return None;
+        }
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(to);
+        }
+        Some(&mut connection.outgoing)
+    }
+
+    /// These consumers ended with their queue, or with this replica's leadership: told unasked, by their number
+    /// in place of a sequence.
+    pub(crate) fn tell_ended(&mut self, ended: &[(ConnectionId, ConsumerId)]) {
+        for (connection, consumer) in ended {
+            let detail = "the consumer has ended: its queue was deleted, or moved";
+            let (code, sequence) = (Code::NoSuchConsumer as u16, u64::from(consumer.0));
+            self.send(*connection, 0, &Refused { code, sequence, detail, ..Refused::default() });
+        }
+    }
+
+    /// Says why and closes: nothing more is read from or sent to this connection.
+    pub(crate) fn close(&mut self, id: ConnectionId, code: Code, detail: &str) {
+        self.send(id, 0, &Closing { code: code as u16, detail });
+        self.connections.disarm(id);
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.stage != Stage::Closing {
+            connection.stage = Stage::Closing;
+            self.closing.push(id);
+        }
+    }
+
+    pub(crate) fn connection(&self, id: ConnectionId) -> Option<&Connection> {
+        self.connections.get(id)
+    }
+}

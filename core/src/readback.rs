@@ -1,0 +1,123 @@
+//! Payloads that are no longer in memory: which reads are under way and which queues wait for them.
+//!
+//! Lives inside the shard. A read fetches a window of whole pages, so that the messages behind the
+//! one asked for come along; the window enters the log's payload cache and the queue goes on.
+//! Invariant: outstanding ≤ READS_MAX, so that reads never hold more than READS_MAX windows of memory.
+
+use ringmain_wal::{PAGE_BYTES, Position};
+use std::collections::BTreeMap;
+
+/// Reads under way at once per shard: enough to keep a fast disk busy with 256 KiB windows.
+const READS_MAX: usize = 16;
+/// What one read asks for: a few hundred small messages, or less than a message of the largest size.
+pub(crate) const WINDOW_BYTES: u64 = 256 << 10;
+
+/// What waits for a window.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Reader {
+    Queue(u64),
+    Relocation,
+}
+
+/// A stretch of the log to be read by the runtime: page-aligned, inside one segment.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct ReadWindow {
+    pub position: Position,
+    pub bytes: usize,
+}
+
+pub(crate) struct Readback {
+    segment_bytes: u64,
+
+    /// Keyed by the window's first position.
+    outstanding: BTreeMap<u64, Outstanding>,
+    /// Readers that found every read taken; they ask again when one comes back.
+    crowded_out: Vec<Reader>,
+}
+
+struct Outstanding {
+    bytes: usize,
+    readers: Vec<Reader>,
+}
+
+impl Readback {
+    pub(crate) fn new(segment_bytes: u64) -> Self {
+        assert_eq!(segment_bytes % PAGE_BYTES, 0);
+        Self { segment_bytes, outstanding: BTreeMap::new(), crowded_out: Vec::new() }
+    }
+
+    /// Registers the reader; answers the read to issue, or `None` when one already covers it or none is free.
+    pub(crate) fn request(&mut self, reader: Reader, position: Position, bytes: u32) -> Option<ReadWindow> {
+        let page = PAGE_BYTES;
+        let first = position.0 / page * page;
+        let end = position.0 + u64::from(bytes);
+        let covering = self.outstanding.range_mut(..=first).next_back();
+        if let Some((start, outstanding)) = covering
+            && end <= start + outstanding.bytes as u64
+        {
+            outstanding.readers.push(reader);
+            return None;
+        }
+        if READS_MAX <= self.outstanding.len() || self.outstanding.contains_key(&first) {
+            self.crowded_out.push(reader);
+            return None;
+        }
+        let segment_end = (first / self.segment_bytes + 1) * self.segment_bytes;
+        let wanted_end = end.next_multiple_of(page).max(first + WINDOW_BYTES).min(segment_end);
+        assert!(end <= wanted_end, "a message never spans two segments");
+        let window = ReadWindow { position: Position(first), bytes: (wanted_end - first) as usize };
+        self.outstanding.insert(first, Outstanding { bytes: window.bytes, readers: vec![reader] });
+        Some(window)
+    }
+
+    /// A read came back: hands over everyone who may look again.
+    pub(crate) fn on_read(&mut self, position: Position, wake: &mut Vec<Reader>) {
+        let outstanding = self.outstanding.remove(&position.0);
+        assert!(outstanding.is_some(), "a read comes back once");
+        wake.extend(outstanding.into_iter().flat_map(|outstanding| outstanding.readers));
+        wake.append(&mut self.crowded_out);
+    }
+
+    pub(crate) fn check(&self) {
+        assert!(self.outstanding.len() <= READS_MAX);
+        if self.outstanding.is_empty() {
+            assert!(self.crowded_out.is_empty(), "nobody waits when nothing is being read");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_window_serves_its_neighbours() {
+        let mut readback = Readback::new(1 << 20);
+        let window = readback.request(Reader::Queue(1), Position(5_000), 300).unwrap();
+        assert_eq!(window, ReadWindow { position: Position(4096), bytes: WINDOW_BYTES as usize });
+        assert_eq!(readback.request(Reader::Queue(2), Position(9_000), 300), None);
+        let mut wake = Vec::new();
+        readback.on_read(Position(4096), &mut wake);
+        assert_eq!(wake, [Reader::Queue(1), Reader::Queue(2)]);
+        readback.check();
+    }
+
+    #[test]
+    fn window_stops_at_the_segment_end() {
+        let mut readback = Readback::new(1 << 20);
+        let window = readback.request(Reader::Queue(1), Position((1 << 20) - 300), 300).unwrap();
+        assert_eq!(window, ReadWindow { position: Position((1 << 20) - 4096), bytes: 4096 });
+    }
+
+    #[test]
+    fn reads_under_way_are_bounded() {
+        let mut readback = Readback::new(1 << 30);
+        let issued =
+            (0..100).filter(|i| readback.request(Reader::Queue(*i), Position(i << 20), 10).is_some()).count();
+        assert_eq!(issued, READS_MAX);
+        let mut wake = Vec::new();
+        readback.on_read(Position(0), &mut wake);
+        assert_eq!(wake.len(), 1 + 100 - READS_MAX);
+        readback.check();
+    }
+}

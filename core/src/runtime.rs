@@ -1,0 +1,446 @@
+//! What carries a shard's outputs to the kernel and its inputs back: one glommio executor per shard.
+//!
+//! One pinned thread per shard; everything here lives on it, but for `launch`. The shard itself knows nothing
+//! of this file. Tasks of a shard: one that accepts, one per connection that reads, one that runs the turns,
+//! one for deadlines, one for commands of other threads, and short ones for each write, read and leftover send.
+//!
+//! How a publish passes: a reader's bytes go into `step(Received)`, which wakes the turn task; other readers
+//! that are ready run first, since the run queue is first in, first out; then one `step(Turn)` proposes all of
+//! it and one write carries it to the disk; its completion is `step(Written)`, and the next turn sends the
+//! answers.
+//!
+//! Guard rails of the executor, kept here:
+//! - the preempt timer stays at its default of 100 ms (a shorter one can park an executor with work to do),
+//!   and no task is always runnable: a turn is bounded, and what is left over waits for the next;
+//! - a waker that another thread can hold belongs to a task that lives as long as the shard: only the inbox
+//!   task waits on a foreign channel;
+//! - every task is cancelled and awaited before the executor ends, or its descriptors would leak.
+
+mod link;
+mod signal;
+
+use crate::boot::Replay;
+use crate::connection::ConnectionId;
+use crate::failure::Failure;
+use crate::readback::ReadWindow;
+use crate::shard::{Input, Output, Shard, ShardOptions};
+use crate::time::Time;
+use futures_lite::FutureExt;
+use glommio::timer::Timer;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, Task};
+use link::Link;
+use ringmain_net::socket::{Acceptor, Listener};
+use ringmain_wal::disk::{Disk, Prepared};
+use ringmain_wal::{PrepareSegment, Superblock};
+use signal::Signal;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Memory registered with the ring for direct I/O; beyond it buffers come from the heap.
+const IO_MEMORY_BYTES: usize = 8 << 20;
+/// A shard that cannot get a segment for lack of space asks again after this long.
+const RETRY_SEGMENTS_AFTER: Duration = Duration::from_secs(1);
+
+/// Everything one shard's thread needs to begin.
+pub(crate) struct Launch {
+    pub(crate) options: ShardOptions,
+    pub(crate) directory: PathBuf,
+    pub(crate) listener: Listener,
+    /// `None`: wherever the system likes.
+    pub(crate) cpu: Option<usize>,
+    /// Told once the shard serves, or why it never will.
+    pub(crate) ready: flume::Sender<Result<(), Failure>>,
+}
+
+/// What another thread can ask of a shard.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Command {
+    /// Finish what was admitted, then end.
+    Stop,
+    /// End at once, as if the process had died: nothing more is written or answered.
+    Kill,
+}
+
+/// A running shard, seen from other threads.
+pub(crate) struct ShardThread {
+    pub(crate) commands: flume::Sender<Command>,
+    handle: ExecutorJoinHandle<Result<(), Failure>>,
+}
+
+impl ShardThread {
+    /// Waits until the shard has ended.
+    pub(crate) fn join(self) -> Result<(), Failure> {
+        match self.handle.join() {
+            Ok(outcome) => outcome,
+            Err(error) => Err(Failure::Runtime { why: error.to_string() }),
+        }
+    }
+}
+
+/// Starts the thread of a shard; it reports through `Launch::ready`.
+pub(crate) fn launch(launch: Launch) -> Result<ShardThread, Failure> {
+    let (commands, inbox) = flume::bounded(8);
+    let placement = launch.cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let name = format!("shard-{}", launch.options.identity.shard);
+    let handle = LocalExecutorBuilder::new(placement)
+        .name(&name)
+        .io_memory(IO_MEMORY_BYTES)
+        .spawn(move || run(launch, inbox))
+        .map_err(|error| Failure::Runtime { why: error.to_string() })?;
+    Ok(ShardThread { commands, handle })
+}
+
+/// A shard and the devices around it. Invariant: no borrow of a cell lives across an `.await`.
+pub(crate) struct Host {
+    shard: RefCell<Shard>,
+    output: RefCell<Output>,
+    disk: Disk,
+    clock: Clock,
+
+    links: RefCell<BTreeMap<ConnectionId, Rc<Link>>>,
+    connection_next: Cell<u64>,
+    /// Tasks under way for the devices: writes, reads, segments, sends.
+    devices: Cell<usize>,
+    /// Bytes of all receive buffers.
+    receive_bytes: Cell<usize>,
+
+    segments: RefCell<VecDeque<PrepareSegment>>,
+    segments_due: Signal,
+    /// The shard has something to do.
+    turn: Signal,
+    /// The next deadline may have moved.
+    deadline: Signal,
+    /// The shard is over, for the reason in `outcome`.
+    over: Signal,
+    is_over: Cell<bool>,
+    outcome: RefCell<Result<(), Failure>>,
+}
+
+async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Failure> {
+    let Launch { options, directory, listener, ready, .. } = launch;
+    let (host, acceptor) = match open(options, directory, listener).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            // The one who waits for it decides what to say.
+            let _ = ready.send(Err(error));
+            return Ok(());
+        }
+    };
+    let tasks = [
+        spawn(accept(host.clone(), acceptor)),
+        spawn(turns(host.clone())),
+        spawn(deadlines(host.clone())),
+        spawn(obey(host.clone(), inbox)),
+        spawn(prepare_segments(host.clone())),
+    ];
+    host.turn.raise();
+    // A shard without its own leader elected answers nobody: serve from the first turn on.
+    let _ = ready.send(Ok(()));
+    host.over.wait().await;
+    let links: Vec<Rc<Link>> = std::mem::take(&mut *host.links.borrow_mut()).into_values().collect();
+    for link in links {
+        link.cancel().await;
+    }
+    while host.devices.get() != 0 {
+        sleep(Duration::from_micros(200)).await;
+    }
+    for task in tasks {
+        task.cancel().await;
+    }
+    let outcome = host.outcome.replace(Ok(()));
+    // Every task is over, so this is the last one who holds it.
+    if let Ok(host) = Rc::try_unwrap(host) {
+        host.disk.close().await;
+    }
+    outcome
+}
+
+async fn open(
+    options: ShardOptions,
+    directory: PathBuf,
+    listener: Listener,
+) -> Result<(Rc<Host>, Acceptor), Failure> {
+    let disk = Disk::open(&directory, options.log.clone()).await?;
+    let mut replay = Replay::new(options);
+    let mut outcome = Ok(());
+    let recovered = disk
+        .boot(|record| {
+            if outcome.is_ok() {
+                outcome = replay.on_record(record);
+            }
+        })
+        .await?;
+    outcome?;
+    let shard = replay.finish(recovered)?;
+    let acceptor =
+        listener.serve().map_err(|source| Failure::System { doing: "serving the port", source })?;
+    let host = Host {
+        shard: RefCell::new(shard),
+        output: RefCell::default(),
+        disk,
+        clock: Clock::new(),
+        links: RefCell::default(),
+        connection_next: Cell::new(1),
+        devices: Cell::new(0),
+        receive_bytes: Cell::new(0),
+        segments: RefCell::default(),
+        segments_due: Signal::default(),
+        turn: Signal::default(),
+        deadline: Signal::default(),
+        over: Signal::default(),
+        is_over: Cell::new(false),
+        outcome: RefCell::new(Ok(())),
+    };
+    Ok((Rc::new(host), acceptor))
+}
+
+async fn accept(host: Rc<Host>, acceptor: Acceptor) {
+    loop {
+        match acceptor.accept().await {
+            Ok(connection) => {
+                let id = ConnectionId(host.connection_next.get());
+                host.connection_next.set(id.0 + 1);
+                host.step(Input::Opened { connection: id });
+                let link = Link::start(&host, id, connection);
+                host.links.borrow_mut().insert(id, link);
+            }
+            // Out of descriptors, say: those who wait are served when some connection ends.
+            Err(error) => {
+                eprintln!("a connection could not be accepted: {error}");
+            }
+        }
+    }
+}
+
+async fn turns(host: Rc<Host>) {
+    loop {
+        host.turn.wait().await;
+        host.step(Input::Turn);
+        host.clone().submit_writes();
+        host.deadline.raise();
+    }
+}
+
+/// Runs a turn when the shard's next deadline has come.
+async fn deadlines(host: Rc<Host>) {
+    let mut armed = None;
+    loop {
+        let next = host.shard.borrow().next_deadline();
+        // A deadline that moved back is found out when the old one fires: timers are set once, not per turn.
+        let due = match (armed, next) {
+            (Some(armed), Some(next)) => Some(next.min(armed)),
+            (armed, next) => next.or(armed),
+        };
+        let Some(due) = due else {
+            host.deadline.wait().await;
+            continue;
+        };
+        armed = Some(due);
+        let left = due.ns_since(host.clock.now());
+        if left == 0 {
+            armed = None;
+            host.turn.raise();
+            host.deadline.wait().await;
+            continue;
+        }
+        let is_moved = async {
+            while host.shard.borrow().next_deadline().is_none_or(|next| due <= next) {
+                host.deadline.wait().await;
+            }
+        };
+        is_moved.or(sleep(Duration::from_nanos(left))).await;
+    }
+}
+
+/// Makes segments ready, one at a time. A helper thread wakes this task, so it lives as long as the shard.
+async fn prepare_segments(host: Rc<Host>) {
+    loop {
+        host.segments_due.wait().await;
+        loop {
+            let segment = host.segments.borrow_mut().pop_front();
+            let Some(segment) = segment.filter(|_| !host.is_over.get()) else { break };
+            let number = segment.number();
+            host.devices.set(host.devices.get() + 1);
+            let prepared = host.disk.prepare_segment(segment).await;
+            host.devices.set(host.devices.get() - 1);
+            match prepared {
+                Prepared::Ready => host.step(Input::SegmentReady { number }),
+                Prepared::NoSpace => {
+                    host.step(Input::SegmentRefused { number });
+                    sleep(RETRY_SEGMENTS_AFTER).await;
+                    host.step(Input::RetrySegments);
+                }
+            }
+        }
+    }
+}
+
+async fn obey(host: Rc<Host>, inbox: flume::Receiver<Command>) {
+    while let Ok(command) = inbox.recv_async().await {
+        match command {
+            Command::Stop => host.step(Input::Stop),
+            Command::Kill => host.end(Ok(())),
+        }
+    }
+    // Every handle to this shard is gone: nobody can stop it any more but by ending the process.
+    std::future::pending::<()>().await;
+}
+
+impl Host {
+    /// Feeds one input and carries out what came of it; a turn follows.
+    pub(crate) fn step(self: &Rc<Self>, input: Input<'_>) {
+        self.feed(input);
+    }
+
+    /// Feeds received bytes; answers how many were consumed, and whether the rest must wait for a resume.
+    pub(crate) fn receive(self: &Rc<Self>, connection: ConnectionId, bytes: &[u8]) -> (usize, bool) {
+        self.feed(Input::Received { connection, bytes })
+    }
+
+    fn feed(self: &Rc<Self>, input: Input<'_>) -> (usize, bool) {
+        if self.is_over.get() {
+            return (0, true);
+        }
+        if !matches!(input, Input::Turn) {
+            self.turn.raise();
+        }
+        let now = self.clock.now();
+        let mut output = self.output.take();
+        self.shard.borrow_mut().step(now, input, &mut output);
+        let received = (output.consumed, output.is_paused);
+        self.carry(&mut output);
+        output.clear();
+        self.output.replace(output);
+        received
+    }
+
+    /// Carries out what the last step wants done.
+    fn carry(self: &Rc<Self>, output: &mut Output) {
+        if let Some(failure) = output.failure.take() {
+            self.end(Err(failure));
+            return;
+        }
+        for id in output.resumes.drain(..) {
+            self.with_link(id, |link| link.resumed.raise());
+        }
+        for window in output.reads.drain(..) {
+            self.device(self.clone().read(window));
+        }
+        if !output.segments.is_empty() {
+            self.segments.borrow_mut().extend(output.segments.drain(..));
+            self.segments_due.raise();
+        }
+        if let Some(superblock) = output.superblock.take() {
+            self.device(self.clone().write_superblock(superblock));
+        }
+        for id in output.sends.drain(..) {
+            self.with_link(id, |link| link.send(self));
+        }
+        for id in output.closes.drain(..) {
+            self.with_link(id, |link| link.close(self));
+        }
+        if output.is_unfinished {
+            self.turn.raise();
+        }
+        if output.is_stopped {
+            self.end(Ok(()));
+        }
+    }
+
+    fn with_link(&self, id: ConnectionId, use_it: impl FnOnce(&Rc<Link>)) {
+        let link = self.links.borrow().get(&id).cloned();
+        if let Some(link) = link {
+            use_it(&link);
+        }
+    }
+
+    pub(crate) fn forget(&self, id: ConnectionId) {
+        self.links.borrow_mut().remove(&id);
+    }
+
+    /// Takes what the shard has for this connection.
+    pub(crate) fn take_outgoing(&self, id: ConnectionId, bytes: &mut Vec<u8>) {
+        self.shard.borrow_mut().take_outgoing(id, bytes);
+    }
+
+    /// Starts every write that the log wants started now.
+    fn submit_writes(self: &Rc<Self>) {
+        loop {
+            let mut shard = self.shard.borrow_mut();
+            let Some(bytes) = shard.next_write_bytes() else { return };
+            let mut page = self.disk.allocate(bytes);
+            let Some(at) = shard.poll_write(page.as_bytes_mut()) else { return };
+            drop(shard);
+            let host = self.clone();
+            self.device(async move {
+                host.disk.write(at, page).await;
+                host.step(Input::Written { id: at.id });
+            });
+        }
+    }
+
+    async fn read(self: Rc<Self>, window: ReadWindow) {
+        match self.disk.read(window.position, window.bytes).await {
+            Ok((position, bytes)) => {
+                assert_eq!(position, window.position);
+                self.step(Input::Read { position, bytes });
+            }
+            Err(error) => self.end(Err(Failure::Wal(error))),
+        }
+    }
+
+    async fn write_superblock(self: Rc<Self>, superblock: Superblock) {
+        self.disk.write_superblock(&superblock).await;
+        self.step(Input::SuperblockWritten);
+    }
+
+    /// Runs a task for a device and counts it, so that the shard does not end under it.
+    pub(crate) fn device(self: &Rc<Self>, work: impl Future<Output = ()> + 'static) {
+        self.devices.set(self.devices.get() + 1);
+        let host = self.clone();
+        spawn(async move {
+            work.await;
+            host.devices.set(host.devices.get() - 1);
+        })
+        .detach();
+    }
+
+    fn end(&self, outcome: Result<(), Failure>) {
+        if !self.is_over.replace(true) {
+            *self.outcome.borrow_mut() = outcome;
+        }
+        self.over.raise();
+    }
+}
+
+pub(crate) type TaskHandle = Task<()>;
+
+/// A task on this shard's thread.
+pub(crate) fn spawn(work: impl Future<Output = ()> + 'static) -> TaskHandle {
+    glommio::spawn_local(work)
+}
+
+pub(crate) async fn sleep(duration: Duration) {
+    Timer::new(duration).await;
+}
+
+/// The clock of a shard: it starts at the wall's time and goes on by the monotonic one, so that it never jumps.
+struct Clock {
+    wall: Duration,
+    started: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        // A machine whose clock stands before 1970 gets stamps from 1970.
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { wall, started: Instant::now() }
+    }
+
+    fn now(&self) -> Time {
+        Time((self.wall + self.started.elapsed()).as_nanos() as u64)
+    }
+}

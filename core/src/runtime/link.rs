@@ -1,0 +1,203 @@
+//! One client connection and its two directions, on the shard's thread.
+//!
+//! Receiving: one task reads into one buffer and offers the shard all that is there; the shard says what it
+//! consumed. The buffer grows only as bytes really come, and all buffers of a shard have one budget.
+//!
+//! Sending: what a turn leaves for a connection is sent at once, without a task; only what the kernel does not
+//! take is left to one. Invariant: at most one such task runs per link, and nothing is taken from the shard
+//! while it does.
+
+use super::signal::Signal;
+use super::{Host, TaskHandle, sleep, spawn};
+use crate::connection::ConnectionId;
+use crate::shard::Input;
+use ringmain_net::socket::{Closer, Connection, Reader, Writer};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A connection at rest holds this much; many small frames fit.
+const RECEIVE_BYTES_MIN: usize = 16 << 10;
+/// Receive buffers of all connections of a shard together; who needs more then is closed.
+const RECEIVE_BYTES_MAX: usize = 256 << 20;
+/// What was said last has this long to reach the client before the connection goes.
+const LINGER: Duration = Duration::from_secs(1);
+
+pub(crate) struct Link {
+    id: ConnectionId,
+    /// Absent while a task sends what the kernel did not take at once.
+    writer: RefCell<Option<Writer>>,
+    closer: Closer,
+    /// The shard has room again for what it left unconsumed.
+    pub(crate) resumed: Signal,
+    /// Bytes taken from the shard; reused.
+    unsent: RefCell<Vec<u8>>,
+    is_closing: Cell<bool>,
+    reader: RefCell<Option<TaskHandle>>,
+}
+
+impl Link {
+    /// Makes the link of a new connection and starts to read from it.
+    pub(crate) fn start(host: &Rc<Host>, id: ConnectionId, connection: Connection) -> Rc<Self> {
+        let closer = connection.closer();
+        let (reader, writer) = connection.split();
+        let link = Rc::new(Self {
+            id,
+            writer: RefCell::new(Some(writer)),
+            closer,
+            resumed: Signal::default(),
+            unsent: RefCell::default(),
+            is_closing: Cell::new(false),
+            reader: RefCell::default(),
+        });
+        let task = spawn(link.clone().receive(host.clone(), reader));
+        link.reader.replace(Some(task));
+        link
+    }
+
+    /// Sends what the shard has for this connection.
+    pub(crate) fn send(self: &Rc<Self>, host: &Rc<Host>) {
+        // Absent: the task that sends comes back for the rest.
+        let Some(mut writer) = self.writer.take() else { return };
+        let mut bytes = self.unsent.take();
+        bytes.clear();
+        host.take_outgoing(self.id, &mut bytes);
+        let sent = match writer.try_write(&bytes) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            // The reader sees the end of the connection too and reports it.
+            Err(_) => {
+                self.closer.close();
+                self.writer.replace(Some(writer));
+                return;
+            }
+        };
+        if sent == bytes.len() {
+            self.writer.replace(Some(writer));
+            self.unsent.replace(bytes);
+            host.step(Input::Sent { connection: self.id, bytes: sent });
+            return;
+        }
+        host.device(self.clone().send_rest(host.clone(), writer, bytes, sent));
+    }
+
+    async fn send_rest(self: Rc<Self>, host: Rc<Host>, mut writer: Writer, mut bytes: Vec<u8>, sent: usize) {
+        let mut sent_before = sent;
+        loop {
+            if writer.write_all(&bytes[sent_before..]).await.is_err() {
+                self.closer.close();
+                break;
+            }
+            host.step(Input::Sent { connection: self.id, bytes: bytes.len() });
+            bytes.clear();
+            sent_before = 0;
+            host.take_outgoing(self.id, &mut bytes);
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        if self.is_closing.get() {
+            writer.finish();
+        }
+        self.unsent.replace(bytes);
+        self.writer.replace(Some(writer));
+    }
+
+    /// Ends the connection once what was said has been sent: first our direction, so that the last words
+    /// arrive, then, if the client does not follow, both.
+    pub(crate) fn close(self: &Rc<Self>, host: &Rc<Host>) {
+        self.is_closing.set(true);
+        if let Some(writer) = self.writer.borrow_mut().as_mut() {
+            writer.finish();
+        }
+        let link = self.clone();
+        host.device(async move {
+            sleep(LINGER).await;
+            link.closer.close();
+        });
+    }
+
+    async fn receive(self: Rc<Self>, host: Rc<Host>, mut reader: Reader) {
+        let mut buffer = ReceiveBuffer::new(&host.receive_bytes);
+        loop {
+            let Some(room) = buffer.room() else { break };
+            match reader.read(room).await {
+                Ok(0) | Err(_) => break,
+                Ok(bytes) => buffer.filled += bytes,
+            }
+            loop {
+                let (consumed, is_paused) = host.receive(self.id, buffer.bytes());
+                buffer.consume(consumed);
+                if !is_paused {
+                    break;
+                }
+                self.resumed.wait().await;
+            }
+        }
+        drop(buffer);
+        host.forget(self.id);
+        self.closer.close();
+        host.step(Input::Closed { connection: self.id });
+    }
+
+    /// Ends the reading task and so the connection.
+    pub(crate) async fn cancel(&self) {
+        let task = self.reader.take();
+        if let Some(task) = task {
+            task.cancel().await;
+        }
+        self.closer.close();
+    }
+}
+
+/// The bytes of one connection that the shard has not consumed yet.
+struct ReceiveBuffer<'a> {
+    budget: &'a Cell<usize>,
+
+    storage: Vec<u8>,
+    /// Invariant: consumed ≤ filled ≤ storage.len().
+    consumed: usize,
+    filled: usize,
+}
+
+impl<'a> ReceiveBuffer<'a> {
+    fn new(budget: &'a Cell<usize>) -> Self {
+        budget.set(budget.get() + RECEIVE_BYTES_MIN);
+        Self { budget, storage: vec![0; RECEIVE_BYTES_MIN], consumed: 0, filled: 0 }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.storage[self.consumed..self.filled]
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.consumed += bytes;
+        assert!(self.consumed <= self.filled);
+        if self.consumed == self.filled {
+            (self.consumed, self.filled) = (0, 0);
+        }
+    }
+
+    /// Where the next bytes go; `None` when all buffers together are at their limit.
+    fn room(&mut self) -> Option<&mut [u8]> {
+        if self.storage.len() - self.filled < self.storage.len() / 2 && self.consumed != 0 {
+            self.storage.copy_within(self.consumed..self.filled, 0);
+            (self.consumed, self.filled) = (0, self.filled - self.consumed);
+        }
+        if self.filled == self.storage.len() {
+            let more = self.storage.len();
+            if RECEIVE_BYTES_MAX < self.budget.get() + more {
+                return None;
+            }
+            self.budget.set(self.budget.get() + more);
+            self.storage.resize(2 * more, 0);
+        }
+        Some(&mut self.storage[self.filled..])
+    }
+}
+
+impl Drop for ReceiveBuffer<'_> {
+    fn drop(&mut self) {
+        self.budget.set(self.budget.get() - self.storage.len());
+    }
+}

@@ -1,0 +1,514 @@
+//! A shard: everything one core owns, as a function from inputs to outputs.
+//!
+//! One pinned thread owns it; nothing of it is shared. Whatever can happen to this core's part of the broker
+//! is one [`Input`]; whatever it wants done is in [`Output`]. No clock, file, socket, lock or `.await` inside:
+//! the runtime carries outputs to the kernel and inputs back, and the simulator does the same with virtual
+//! devices. A turn is: any number of inputs, then [`Input::Turn`], which proposes what was admitted, appends
+//! it to the log and dispatches; then the caller takes writes with [`Shard::poll_write`].
+//!
+//! Order that matters: nothing is answered as stored before the log is durable up to it, because answers come
+//! from `Group::drive`, which hears of durability only from `on_written`.
+
+use crate::checkpointer::{Checkpointer, ReplayFrom};
+use crate::command::{QueueId, Run, Settlement};
+use crate::config::Limits;
+use crate::connection::{ConnectionId, OUTGOING_BYTES_MAX, Stage};
+use crate::dispatch::{Dispatched, Dispatcher, Source};
+use crate::engine::SettleRun;
+use crate::failure::Failure;
+use crate::group::{Group, Turn};
+use crate::outbox::Outbox;
+use crate::readback::{ReadWindow, Readback, Reader};
+use crate::relocation::{Pass, Relocation};
+use crate::request::Flow;
+use crate::time::Time;
+use bytes::Bytes;
+use ringmain_net::frame;
+use ringmain_net::protocol::Code;
+use ringmain_wal::{
+    GroupId, Identity, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, WriteAt, WriteId,
+};
+
+/// What a shard is, beside what is in its log.
+#[derive(Clone)]
+pub struct ShardOptions {
+    pub identity: Identity,
+    pub log: LogOptions,
+    pub limits: Limits,
+    /// The groups whose replicas are on this shard.
+    pub groups: Vec<GroupId>,
+    /// Where each shard of this node listens, by shard index.
+    pub addresses: Vec<Address>,
+    /// Makes elections differ between replicas and repeat between runs.
+    pub seed: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+}
+
+impl ShardOptions {
+    pub(crate) fn replica(&self) -> u64 {
+        u64::from(self.identity.node)
+    }
+
+    pub(crate) fn voters(&self) -> Vec<u64> {
+        vec![self.replica()]
+    }
+
+    pub(crate) fn message_bytes_max(&self) -> u32 {
+        // `Limits` refuses more than 16 MiB.
+        u32::try_from(self.limits.message_bytes_max.0).unwrap_or(u32::MAX)
+    }
+}
+
+pub enum Input<'a> {
+    /// A client connected.
+    Opened {
+        connection: ConnectionId,
+    },
+    /// All bytes received and not yet consumed; [`Output::consumed`] says how many are done with.
+    Received {
+        connection: ConnectionId,
+        bytes: &'a [u8],
+    },
+    /// So many of the bytes taken with [`Shard::take_outgoing`] are with the kernel.
+    Sent {
+        connection: ConnectionId,
+        bytes: usize,
+    },
+    /// The connection is over, for whatever reason.
+    Closed {
+        connection: ConnectionId,
+    },
+    /// A write is durable.
+    Written {
+        id: WriteId,
+    },
+    SegmentReady {
+        number: u64,
+    },
+    /// No space for another segment.
+    SegmentRefused {
+        number: u64,
+    },
+    /// A while has passed since: there may be space again.
+    RetrySegments,
+    /// The bytes of a window asked for in [`Output::reads`].
+    Read {
+        position: Position,
+        bytes: Bytes,
+    },
+    SuperblockWritten,
+    /// The inbox is empty: propose, answer, dispatch.
+    Turn,
+    /// Finish what was admitted, then say so in [`Output::is_stopped`].
+    Stop,
+}
+
+/// What the shard wants done; reused, drained by the caller after each step.
+#[derive(Default)]
+pub struct Output {
+    /// Of the bytes last received.
+    pub consumed: usize,
+    /// The rest of them must wait until the connection is among `resumes`.
+    pub is_paused: bool,
+    /// Connections whose outgoing bytes should be taken and sent.
+    pub sends: Vec<ConnectionId>,
+    /// Paused connections: offer their unconsumed bytes again.
+    pub resumes: Vec<ConnectionId>,
+    /// Close these once their bytes are sent.
+    pub closes: Vec<ConnectionId>,
+    pub reads: Vec<ReadWindow>,
+    pub segments: Vec<PrepareSegment>,
+    pub superblock: Option<Superblock>,
+    /// The process must end: something promised cannot be kept.
+    pub failure: Option<Failure>,
+    /// The turn's share is done and there is more to do: another turn should follow.
+    pub is_unfinished: bool,
+    pub is_stopped: bool,
+}
+
+impl Output {
+    pub fn clear(&mut self) {
+        self.sends.clear();
+        self.resumes.clear();
+        self.closes.clear();
+        self.reads.clear();
+        self.segments.clear();
+        let (sends, resumes, closes) = (
+            std::mem::take(&mut self.sends),
+            std::mem::take(&mut self.resumes),
+            std::mem::take(&mut self.closes),
+        );
+        let (reads, segments) = (std::mem::take(&mut self.reads), std::mem::take(&mut self.segments));
+        *self = Self { sends, resumes, closes, reads, segments, ..Self::default() };
+    }
+}
+
+pub struct Shard {
+    pub(crate) options: ShardOptions,
+
+    pub(crate) log: Log,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) outbox: Outbox,
+    dispatcher: Dispatcher,
+    readback: Readback,
+    checkpointer: Checkpointer,
+    relocation: Relocation,
+    /// Connections whose next frame found no room.
+    paused: Vec<ConnectionId>,
+    /// When the log was last appended to; a while after, the last record is vouched for.
+    appended_at: Option<Time>,
+    superblock_counter: u64,
+    tail_seen: Position,
+    pub(crate) is_stopping: bool,
+
+    // Reused between inputs.
+    wake: Vec<Reader>,
+    pub(crate) kept: Vec<Run>,
+    pub(crate) runs: Vec<SettleRun>,
+    pub(crate) settlements: Vec<Settlement>,
+}
+
+/// After this long without a write, the last durable record gets a successor that says it was durable.
+const VOUCH_AFTER_NS: u64 = 100_000_000;
+
+impl Shard {
+    pub(crate) fn new(options: ShardOptions, start: ShardStart) -> Self {
+        let mut log = Log::new(options.log.clone(), start.log);
+        for extent in start.groups.iter().flat_map(|group| group.engine.extents()) {
+            log.hold(extent.position, extent.bytes);
+        }
+        let superblock = start.superblock;
+        if let Some(superblock) = superblock {
+            log.set_floor(superblock.checkpoint);
+        }
+        Self {
+            readback: Readback::new(options.log.segment_bytes),
+            checkpointer: Checkpointer::new(
+                options.limits.checkpoint_bytes.0,
+                start.checkpoint_number,
+                superblock.map_or(log.tail(), |superblock| superblock.checkpoint),
+            ),
+            tail_seen: log.tail(),
+            options,
+            log,
+            groups: start.groups,
+            outbox: Outbox::default(),
+            dispatcher: Dispatcher::default(),
+            relocation: Relocation::default(),
+            paused: Vec::new(),
+            appended_at: None,
+            superblock_counter: superblock.map_or(0, |superblock| superblock.counter),
+            is_stopping: false,
+            wake: Vec::new(),
+            kept: Vec::new(),
+            runs: Vec::new(),
+            settlements: Vec::new(),
+        }
+    }
+
+    /// One thing happened. Never fails: a refusal is a reply, a broken promise is [`Output::failure`].
+    pub fn step(&mut self, now: Time, input: Input<'_>, output: &mut Output) {
+        match input {
+            Input::Opened { connection } => self.on_opened(now, connection),
+            Input::Received { connection, bytes } => self.on_received(now, connection, bytes, output),
+            Input::Sent { connection, bytes } => self.on_sent(connection, bytes, output),
+            Input::Closed { connection } => self.on_closed(connection),
+            Input::Written { id } => self.on_written(now, id, output),
+            Input::SegmentReady { number } => self.log.on_segment_ready(number),
+            Input::SegmentRefused { number } => self.log.on_segment_refused(number),
+            Input::RetrySegments => self.log.retry_segments(),
+            Input::Read { position, bytes } => self.on_read(position, bytes),
+            Input::SuperblockWritten => self.checkpointer.on_superblock_written(&mut self.log),
+            Input::Turn => self.on_turn(now, output),
+            Input::Stop => self.is_stopping = true,
+        }
+    }
+
+    /// Bytes the next write takes; `None` when nothing should be written now.
+    pub fn next_write_bytes(&self) -> Option<usize> {
+        self.log.next_write_bytes()
+    }
+
+    /// Fills a page of the caller's, of `next_write_bytes`, with the next write.
+    pub fn poll_write(&mut self, page: &mut [u8]) -> Option<WriteAt> {
+        self.log.poll_write(page)
+    }
+
+    /// Moves the outgoing bytes of a connection into `bytes`, which must be empty.
+    pub fn take_outgoing(&mut self, connection: ConnectionId, bytes: &mut Vec<u8>) {
+        assert!(bytes.is_empty());
+        let Some(connection) = self.outbox.connections.get_mut(connection) else { return };
+        connection.dirty = false;
+        std::mem::swap(&mut connection.outgoing, bytes);
+        connection.handed += bytes.len();
+    }
+
+    /// When a [`Input::Turn`] is due even if nothing happens.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let vouch = self.appended_at.map(|at| at.after_ns(VOUCH_AFTER_NS));
+        let leases = self.groups.iter().filter_map(|group| group.engine.next_deadline()).min();
+        [self.outbox.connections.next_deadline(), vouch, leases].into_iter().flatten().min()
+    }
+
+    /// Every invariant that is too expensive to hold in each step.
+    pub fn check(&self) {
+        self.log.check();
+        self.outbox.connections.check();
+        self.readback.check();
+        for group in &self.groups {
+            group.check();
+        }
+        for paused in &self.paused {
+            assert!(self.outbox.connection(*paused).is_none_or(|connection| connection.paused));
+        }
+    }
+
+    fn on_opened(&mut self, now: Time, connection: ConnectionId) {
+        self.outbox.connections.insert(connection, now);
+        if self.is_stopping {
+            self.outbox.close(connection, Code::ShuttingDown, "this node is shutting down");
+        } else if (self.options.limits.connections_max as usize) < self.outbox.connections.len() {
+            self.outbox.close(connection, Code::TooMany, "this shard has as many connections as it may");
+        }
+    }
+
+    fn on_received(&mut self, now: Time, id: ConnectionId, bytes: &[u8], output: &mut Output) {
+        output.consumed = 0;
+        output.is_paused = false;
+        loop {
+            let Some(connection) = self.outbox.connections.get_mut(id) else { return };
+            let rest = &bytes[output.consumed..];
+            let frame_bytes_max = match connection.stage {
+                Stage::AwaitingHello => frame::HELLO_BYTES_MAX,
+                Stage::Open => self.options.limits.frame_bytes_max(),
+                Stage::Closing => {
+                    output.consumed = bytes.len();
+                    return;
+                }
+            };
+            match frame::split(rest, frame_bytes_max) {
+                Err(error) => {
+                    self.outbox.close(id, error.code(), &error.to_string());
+                    output.consumed = bytes.len();
+                    return;
+                }
+                Ok(None) => {
+                    if !rest.is_empty() {
+                        self.outbox.connections.arm(id, now);
+                    }
+                    return;
+                }
+                Ok(Some(frame)) => {
+                    let is_choked = connection.is_choked();
+                    if connection.stage == Stage::Open {
+                        self.outbox.connections.disarm(id);
+                    }
+                    if is_choked || self.on_frame(now, id, &frame) == Flow::Later {
+                        self.pause(id);
+                        output.is_paused = true;
+                        return;
+                    }
+                    output.consumed += frame.bytes;
+                }
+            }
+        }
+    }
+
+    fn pause(&mut self, id: ConnectionId) {
+        let Some(connection) = self.outbox.connections.get_mut(id) else { return };
+        if !connection.paused {
+            connection.paused = true;
+            self.paused.push(id);
+        }
+    }
+
+    fn on_sent(&mut self, id: ConnectionId, bytes: usize, output: &mut Output) {
+        let Some(connection) = self.outbox.connections.get_mut(id) else { return };
+        assert!(bytes <= connection.handed);
+        connection.handed -= bytes;
+        if connection.choked && connection.unsent() < OUTGOING_BYTES_MAX / 2 {
+            connection.choked = false;
+            for group in &mut self.groups {
+                group.engine.resume(id);
+            }
+            if connection.paused {
+                connection.paused = false;
+                self.paused.retain(|paused| *paused != id);
+                output.resumes.push(id);
+            }
+        }
+    }
+
+    fn on_closed(&mut self, id: ConnectionId) {
+        if self.outbox.connections.remove(id).is_none() {
+            return;
+        }
+        self.paused.retain(|paused| *paused != id);
+        for group in &mut self.groups {
+            group.engine.disconnect(id);
+        }
+    }
+
+    fn on_written(&mut self, now: Time, id: WriteId, output: &mut Output) {
+        let durable_upto = self.log.on_written(id);
+        for group in &mut self.groups {
+            group.on_durable(durable_upto);
+        }
+        self.drive(now, output);
+    }
+
+    fn drive(&mut self, now: Time, output: &mut Output) {
+        for group in &mut self.groups {
+            let mut turn = Turn { now, log: &mut self.log, outbox: &mut self.outbox };
+            if let Err(error) = group.drive(&mut turn) {
+                output.failure.get_or_insert(error);
+            }
+        }
+    }
+
+    fn on_read(&mut self, position: Position, bytes: Bytes) {
+        self.log.on_page_read(position, bytes);
+        self.readback.on_read(position, &mut self.wake);
+        for reader in self.wake.drain(..) {
+            match reader {
+                Reader::Relocation => self.relocation.on_read(),
+                Reader::Queue(queue) => {
+                    self.groups.iter_mut().for_each(|group| group.engine.unpark(QueueId(queue)));
+                }
+            }
+        }
+    }
+
+    fn on_turn(&mut self, now: Time, output: &mut Output) {
+        while let Some(id) = self.outbox.connections.pop_overdue(now) {
+            self.outbox.close(id, Code::Malformed, "a frame was begun and not finished in time");
+        }
+        for group in &mut self.groups {
+            group.expire_leases(now, &self.log);
+            group.seal(now, &mut self.log);
+        }
+        self.drive(now, output);
+        self.maintain(output);
+        self.dispatch(now, output);
+        self.vouch(now);
+        self.finish_turn(output);
+    }
+
+    fn dispatch(&mut self, now: Time, output: &mut Output) {
+        if self.is_stopping {
+            return;
+        }
+        let (readback, reads) = (&mut self.readback, &mut output.reads);
+        let mut read = |reader, position, bytes| reads.extend(readback.request(reader, position, bytes));
+        let mut source = Source { now, log: &self.log, outbox: &mut self.outbox, read: &mut read };
+        for group in &mut self.groups {
+            match self.dispatcher.run(group, &mut source) {
+                Dispatched::All => {}
+                Dispatched::Some => output.is_unfinished = true,
+                Dispatched::Failed(failure) => {
+                    output.failure.get_or_insert(failure);
+                }
+            }
+        }
+    }
+
+    /// The work behind the messages: segments, checkpoints, copying forward.
+    fn maintain(&mut self, output: &mut Output) {
+        for group in &mut self.groups {
+            output.is_unfinished |= group.reap(&mut self.log);
+        }
+        while let Some(segment) = self.log.poll_segment() {
+            output.segments.push(segment);
+        }
+        if self.relocation.is_idle() && self.checkpointer.is_due(&self.log) {
+            self.checkpointer.begin(&self.groups, &self.log);
+        }
+        if let Some(replay_from) = self.checkpointer.advance(&mut self.log) {
+            output.superblock = Some(self.superblock(replay_from));
+        }
+        if !self.checkpointer.is_idle() {
+            return;
+        }
+        for group in &mut self.groups {
+            let hard_state = group.hard_state();
+            if self.relocation.is_idle() {
+                self.relocation.begin(&self.log);
+            }
+            let pass = Pass {
+                engine: &mut group.engine,
+                log: &mut self.log,
+                readback: &mut self.readback,
+                group: group.id,
+                hard_state,
+            };
+            output.reads.extend(self.relocation.advance(pass));
+        }
+    }
+
+    fn superblock(&mut self, replay_from: ReplayFrom) -> Superblock {
+        self.superblock_counter += 1;
+        Superblock {
+            identity: self.options.identity,
+            boot: self.log.boot(),
+            counter: self.superblock_counter,
+            checkpoint: replay_from.position,
+            sequence: replay_from.sequence,
+            durable_upto: self.log.durable_upto(),
+        }
+    }
+
+    /// A durable record without a successor could rot and be taken for a torn tail: give it a successor.
+    fn vouch(&mut self, now: Time) {
+        if self.log.tail() != self.tail_seen {
+            self.tail_seen = self.log.tail();
+            self.appended_at = Some(now);
+        }
+        if self.appended_at.is_some_and(|at| at.after_ns(VOUCH_AFTER_NS) <= now) {
+            // The voucher itself needs none.
+            self.log.vouch();
+            self.tail_seen = self.log.tail();
+            self.appended_at = None;
+        }
+    }
+
+    fn finish_turn(&mut self, output: &mut Output) {
+        output.sends.append(&mut self.outbox.dirty);
+        output.closes.append(&mut self.outbox.closing);
+        let (log, groups) = (&self.log, &self.groups);
+        let can_resume = groups.iter().all(|group| group.has_room(log, 0, 0));
+        if can_resume {
+            let connections = &mut self.outbox.connections;
+            self.paused.retain(|id| {
+                let Some(connection) = connections.get_mut(*id) else { return false };
+                if connection.is_choked() {
+                    connection.choked = true;
+                    return true;
+                }
+                connection.paused = false;
+                output.resumes.push(*id);
+                false
+            });
+        }
+        output.is_stopped = self.is_stopping && self.is_quiet();
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.groups.iter().all(Group::is_quiet) && self.log.durable_upto() == self.log.last_sequence()
+    }
+}
+
+/// What a shard begins with: what recovery found.
+pub(crate) struct ShardStart {
+    pub(crate) log: LogStart,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) checkpoint_number: u64,
+    pub(crate) superblock: Option<Superblock>,
+}
+
+#[cfg(test)]
+mod tests;
