@@ -29,6 +29,7 @@ use crate::segment::{SEGMENT_DATA_AT, SegmentHeader, SegmentHeaderFault};
 use crate::superblock::{Slot, Superblock, choose};
 use crate::words::{Identity, PAGE_BYTES, Position, Sequence, page_ceil};
 
+mod evidence;
 mod window;
 use window::{Look, Window};
 pub use window::{READ_BYTES_MAX, ReadAt};
@@ -117,8 +118,10 @@ enum Outcome {
 
 /// How much of a log is looked at.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-enum Reach {
+pub(crate) enum Reach {
     Whole,
+    /// What comes after something destroyed, which may be nothing.
+    Rest,
     /// An old segment whose neighbours are gone: all of it was durable long ago.
     OneSegment,
 }
@@ -213,16 +216,10 @@ impl Recovery {
         Ok(recovery)
     }
 
-    /// All of the log that is there, from its oldest segment on, wherever the superblock would begin.
-    pub(crate) fn ignore_checkpoint(&mut self) {
-        self.sequence = None;
-        self.stage = Stage::Records;
-        self.begin_oldest();
-    }
-
-    /// Only this segment, whose neighbours are gone.
-    pub(crate) fn only(&mut self, segment: u64) {
-        self.reach = Reach::OneSegment;
+    /// For looking at a log instead of starting from it: begins at the beginning of a segment.
+    pub(crate) fn begin_elsewhere(&mut self, segment: u64, reach: Reach) {
+        assert!(self.segments.contains_key(&segment));
+        self.reach = reach;
         self.sequence = None;
         self.stage = Stage::Records;
         self.begin_at(segment, SEGMENT_DATA_AT);
@@ -372,6 +369,16 @@ impl Recovery {
         start.segments = self.segment_states(start.segment);
         let verdicts = self.verdicts(end.segment, verdict);
         Ok(Recovered { start, verdicts, superblock: self.superblock, records: self.records })
+    }
+
+    /// What `finish` would complain about.
+    pub(crate) fn rot_found(&self) -> Option<Error> {
+        match self.stage {
+            Stage::Done(Outcome::Rot { segment, offset, bytes, why }) => {
+                Some(Error::Rot { segment, offset, bytes, why })
+            }
+            _ => None,
+        }
     }
 
     /// The verdict per segment, for whoever wants to know more than where the first rot is.
@@ -545,7 +552,7 @@ impl Recovery {
             headed: shape == Shape::Headed,
         };
         // Where nothing came before, nothing tells a record in another place from a leftover.
-        self.stage = if self.previous.is_some() && self.reach == Reach::Whole {
+        self.stage = if self.previous.is_some() && self.reach != Reach::OneSegment {
             Stage::Restart(cut)
         } else {
             self.search_from(cut)
@@ -598,104 +605,6 @@ impl Recovery {
         Step::Again
     }
 
-    /// From the next page on: each write begins on one.
-    fn search_from(&self, cut: Break) -> Stage {
-        Stage::Evidence(cut, Search { segment: cut.segment, offset: page_ceil(cut.offset), later: None })
-    }
-
-    fn search(&mut self, cut: Break, mut search: Search) -> Step {
-        loop {
-            if search.offset >= self.segment_bytes {
-                let after = (std::ops::Bound::Excluded(search.segment), std::ops::Bound::Unbounded);
-                let next = self.segments.range(after).next().map(|(&number, _)| number);
-                let Some(next) = next.filter(|_| self.reach == Reach::Whole) else {
-                    return self.judge(cut, search.later);
-                };
-                search.segment = next;
-                search.offset = SEGMENT_DATA_AT;
-            }
-            match self.peek(search.segment, search.offset) {
-                Peek::Wait => {
-                    self.stage = Stage::Evidence(cut, search);
-                    return Step::Wait;
-                }
-                Peek::Header(header) if self.is_later(&header, cut) => {
-                    let here = Position::new(search.segment, search.offset, self.segment_bytes);
-                    let later = *search.later.get_or_insert(here);
-                    if header.durable_upto >= self.destroyed_sequence(&header) {
-                        return self.judge_rot(cut, Some(later));
-                    }
-                }
-                Peek::Header(_) | Peek::Nothing => {}
-            }
-            search.offset += PAGE_BYTES;
-        }
-    }
-
-    fn is_later(&self, header: &RecordHeader, cut: Break) -> bool {
-        let after = header.sequence > self.expected_sequence();
-        // The missing record itself, on the next page: what was taken for it was the padding before it.
-        let itself = header.sequence == self.expected_sequence() && cut.begun && !cut.headed;
-        header.boot >= self.boot && (after || itself) && header.durable_upto < header.sequence
-    }
-
-    /// If everything up to here was durable, then so was what is broken: the expected record, or the padding of the
-    /// write before it.
-    fn destroyed_sequence(&self, later: &RecordHeader) -> Sequence {
-        Sequence(self.expected_sequence().0.min(later.sequence.0 - 1))
-    }
-
-    fn judge(&mut self, cut: Break, later: Option<Position>) -> Step {
-        let destroyed = match self.reach {
-            Reach::Whole => self.known_durable() >= self.expected_sequence(),
-            Reach::OneSegment => later.is_some() || cut.headed,
-        };
-        if destroyed {
-            return self.judge_rot(cut, later);
-        }
-        // The log begins in segment 1 and leaves it when it is full of records.
-        if self.records == 0 && self.first_segment != 1 && self.reach == Reach::Whole {
-            let (segment, offset) = (self.first_segment, SEGMENT_DATA_AT);
-            let why = "there is no record, though the segments before were used";
-            return self.rot(segment, offset, self.segment_bytes - offset, why);
-        }
-        let verdict = if later.is_some() {
-            Verdict::Hole { offset: cut.offset }
-        } else if cut.begun {
-            Verdict::TornTail { offset: cut.offset }
-        } else {
-            Verdict::Intact
-        };
-        self.stage = Stage::Done(Outcome::End(cut, verdict));
-        Step::Again
-    }
-
-    fn judge_rot(&mut self, cut: Break, later: Option<Position>) -> Step {
-        let next = cut.segment + 1;
-        let later_segment = later.map(|later| later.segment(self.segment_bytes));
-        if !cut.begun && later_segment.is_some_and(|later| later > next) && !self.segments.contains_key(&next)
-        {
-            return self.rot(next, 0, self.segment_bytes, "the file of the segment is missing");
-        }
-        // The record was to be here or there, and what follows it is there, not here.
-        if let Some(later) = later.filter(|_| !cut.begun && later_segment == Some(next)) {
-            let end = later.offset(self.segment_bytes);
-            if end > SEGMENT_DATA_AT {
-                let why = "no record is where the segment should begin";
-                return self.rot(next, SEGMENT_DATA_AT, end - SEGMENT_DATA_AT, why);
-            }
-        }
-        let end = match later {
-            Some(later) if later_segment == Some(cut.segment) => later.offset(self.segment_bytes),
-            _ => self.segment_bytes,
-        };
-        // A segment that was full has nothing behind its end: its neighbour's beginning is gone.
-        if cut.offset == self.segment_bytes {
-            return self.rot(next, 0, self.segment_bytes, "the segment does not continue the one before it");
-        }
-        self.rot(cut.segment, cut.offset, end - cut.offset, cut.why)
-    }
-
     fn rot(&mut self, segment: u64, offset: u64, bytes: u64, why: &'static str) -> Step {
         self.stage = Stage::Done(Outcome::Rot { segment, offset, bytes, why });
         Step::Again
@@ -741,8 +650,7 @@ enum Peek {
 
 /// What is wrong with a header page, unless it is so wrong that nothing should be read at all.
 fn check_header(options: &LogOptions, file: &SegmentFile) -> Result<Option<&'static str>, Error> {
-    let number_max = (u64::MAX >> 1) / options.segment_bytes;
-    if file.number == 0 || file.number > number_max {
+    if file.number == 0 || file.number > options.segment_number_max() {
         return Err(Error::SegmentNumber { number: file.number });
     }
     match SegmentHeader::decode(&file.header) {

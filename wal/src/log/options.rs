@@ -45,11 +45,18 @@ impl LogOptions {
         one_record.max(u64::from(self.write_bytes_max))
     }
 
-    pub(crate) fn check(&self) {
-        assert!(self.segment_bytes.is_power_of_two());
-        assert!(self.segment_bytes >= 4 * PAGE_BYTES);
+    pub fn allows_segment_bytes(segment_bytes: u64) -> bool {
         // Payload lengths are 32 bits wide.
-        assert!(self.segment_bytes <= 1 << 31);
+        segment_bytes.is_power_of_two() && (4 * PAGE_BYTES..=1 << 31).contains(&segment_bytes)
+    }
+
+    /// Beyond it a position would not fit into 64 bits.
+    pub(crate) fn segment_number_max(&self) -> u64 {
+        (u64::MAX >> 1) / self.segment_bytes
+    }
+
+    pub(crate) fn check(&self) {
+        assert!(Self::allows_segment_bytes(self.segment_bytes));
         assert!(u64::from(self.write_bytes_max) >= PAGE_BYTES);
         assert!(u64::from(self.write_bytes_max) % PAGE_BYTES == 0);
         assert!(self.writes_in_flight_max >= 1);
