@@ -125,11 +125,11 @@ fn check_direct_io(directory: &Path) -> Result<(), Error> {
 /// What to say where direct I/O is refused.
 pub(super) fn no_direct_io(path: &Path) -> Error {
     let directory = path.parent().unwrap_or(path);
-    let kind = file_system(directory).map_or_else(|| "a file system".to_owned(), |kind| format!("{kind},"));
+    let kind = file_system(directory).unwrap_or_else(|| "a file system of an unknown kind".to_owned());
     Error::Refused {
         why: format!(
-            "{}: {kind} that refuses direct I/O (O_DIRECT): put the data directory on ext4 or xfs (in a container: on \
-             a volume, not in the container's own layers)",
+            "{} is on {kind}, which refuses direct I/O (O_DIRECT): put the data directory on ext4 or xfs (in a \
+             container: on a volume, not in the container's own layers)",
             directory.display()
         ),
     }
@@ -196,7 +196,9 @@ mod tests {
         let error = preflight(Path::new("/proc/self")).unwrap_err();
         assert!(error.to_string().contains("/proc/self"), "{error}");
         assert!(
-            no_direct_io(Path::new("/proc/self/x")).to_string().contains("proc, that refuses direct I/O")
+            no_direct_io(Path::new("/proc/self/x"))
+                .to_string()
+                .contains("/proc/self is on proc, which refuses direct I/O")
         );
     }
 }
