@@ -1,8 +1,10 @@
 //! Seeded: whatever is done to the bytes, no record that was durable is silently gone or different, and nothing panics.
 
+use std::collections::BTreeMap;
+
 use super::{SEGMENT, machine, payloads};
 use crate::platter::{Machine, Platter, Random, Row, options};
-use crate::{LogOptions, PAGE_BYTES, RecordKind, Superblock};
+use crate::{LogOptions, PAGE_BYTES, RecordKind, Sequence, Superblock};
 
 /// A log with restarts, torn writes, several writes in flight and, sometimes, recycled segments. Answers it with the
 /// rows that recovery must find.
@@ -87,6 +89,57 @@ fn crash_never_costs_what_was_durable() {
             durable = found.iter().map(|payload| payload.to_vec()).collect();
         }
     }
+}
+
+#[test]
+fn crash_never_costs_what_was_durable_while_segments_are_recycled() {
+    let mut recycled = 0;
+    for seed in 0..150 {
+        let mut random = Random(0xC0DE + seed);
+        let mut machine = machine();
+        let mut durable: BTreeMap<Sequence, Vec<u8>> = BTreeMap::new();
+        let mut superblock: Option<Superblock> = None;
+        for _ in 0..5 {
+            let mut appended = BTreeMap::new();
+            for _ in 0..random.below(40) {
+                let length = random.below(12_000);
+                let payload = random.bytes(length as usize);
+                let place = machine.put(&payload);
+                appended.insert(place.sequence, (place.record, payload));
+                while machine.flying.len() < 3 && machine.take().is_some() {}
+                while !machine.flying.is_empty() && random.below(3) > 0 {
+                    machine.land(random.below(machine.flying.len() as u64) as usize);
+                }
+                let upto = machine.log.durable_upto();
+                if random.below(4) == 0
+                    && let Some((&sequence, &(checkpoint, _))) = appended.range(..=upto).next_back()
+                {
+                    let counter = superblock.map_or(1, |superblock| superblock.counter + 1);
+                    let (identity, boot) = (options().identity, machine.log.boot());
+                    let next =
+                        Superblock { identity, boot, counter, checkpoint, sequence, durable_upto: upto };
+                    machine.platter.write_superblock(next);
+                    machine.log.set_floor(checkpoint);
+                    superblock = Some(next);
+                }
+            }
+            let upto = machine.log.durable_upto();
+            tear(&mut machine, &mut random);
+            let (restarted, rows) = machine.restart();
+            machine = restarted;
+            let floor = superblock.map_or(Sequence(1), |superblock| superblock.sequence);
+            let said = appended.into_iter().map(|(sequence, (_, payload))| (sequence, payload));
+            durable.extend(said.filter(|(sequence, _)| *sequence <= upto));
+            let found: BTreeMap<Sequence, Vec<u8>> =
+                rows.into_iter().map(|row| (row.header.sequence, row.payload)).collect();
+            for (sequence, payload) in durable.range(floor..) {
+                assert!(found.get(sequence) == Some(payload), "seed {seed}: {sequence:?}");
+            }
+            durable = found.into_iter().filter(|(_, payload)| !payload.is_empty()).collect();
+        }
+        recycled += u64::from(!machine.platter.segments.contains_key(&1));
+    }
+    assert!(recycled > 50, "only {recycled} logs got that far");
 }
 
 #[test]
@@ -236,8 +289,8 @@ fn superblock_with_a_good_checksum_and_bad_words_is_survived() {
             boot: random.next() as u32,
             counter: pick(&mut random),
             checkpoint: crate::Position(pick(&mut random).max(1)),
-            sequence: crate::Sequence(a.min(b).max(1)),
-            durable_upto: crate::Sequence(a.max(b).max(1)),
+            sequence: Sequence(a.min(b).max(1)),
+            durable_upto: Sequence(a.max(b).max(1)),
         };
         machine.platter.write_superblock(superblock);
         let _ = machine.platter.recover();
