@@ -5,6 +5,7 @@ use crate::identity::IdentityError;
 use ringmain_net::socket::BindError;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 #[derive(Debug)]
 pub enum Failure {
@@ -20,6 +21,10 @@ pub enum Failure {
     State(Error),
     /// The log is whole, but the consensus engine refuses it.
     Replica(ringmain_replication::Error),
+    /// Not even the first segment of a log fits.
+    NoSpace {
+        directory: PathBuf,
+    },
     /// A stored message is not what was stored.
     Rot {
         segment: u64,
@@ -51,6 +56,9 @@ impl fmt::Display for Failure {
             Self::Replay { why } => write!(f, "the log cannot be replayed: {why}"),
             Self::State(error) => write!(f, "the log cannot be replayed: {error}"),
             Self::Replica(error) => write!(f, "the log cannot be replayed: {error}"),
+            Self::NoSpace { directory } => {
+                write!(f, "{}: the disk has no room for a log segment", directory.display())
+            }
             Self::Rot { segment, offset, bytes } => write!(
                 f,
                 "segment {segment}: rot in a live message, bytes {offset} to {}: `ringmain wal verify` tells more",

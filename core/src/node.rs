@@ -161,3 +161,6 @@ fn addresses(config: &Config, listeners: &[Listener]) -> Vec<Address> {
         |listener: &Listener| Address { host: config.advertise.clone(), port: listener.local_addr().port() };
     listeners.iter().map(address).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,6 +113,9 @@ pub(crate) struct Host {
     turn: Signal,
     /// The next deadline may have moved.
     deadline: Signal,
+    /// Raised once: the shard leads its groups.
+    serving: Signal,
+    is_serving: Cell<bool>,
     /// The shard is over, for the reason in `outcome`.
     over: Signal,
     is_over: Cell<bool>,
@@ -137,9 +140,13 @@ async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Fail
         spawn(prepare_segments(host.clone())),
     ];
     host.turn.raise();
-    // A shard without its own leader elected answers nobody: serve from the first turn on.
-    let _ = ready.send(Ok(()));
-    host.over.wait().await;
+    let serving = async {
+        host.serving.wait().await;
+        // Nobody is there to hear it only if the start was given up.
+        let _ = ready.send(Ok(()));
+        std::future::pending().await
+    };
+    serving.or(host.over.wait()).await;
     let links: Vec<Rc<Link>> = std::mem::take(&mut *host.links.borrow_mut()).into_values().collect();
     for link in links {
         link.cancel().await;
@@ -190,6 +197,8 @@ async fn open(
         segments_due: Signal::default(),
         turn: Signal::default(),
         deadline: Signal::default(),
+        serving: Signal::default(),
+        is_serving: Cell::new(false),
         over: Signal::default(),
         is_over: Cell::new(false),
         outcome: RefCell::new(Ok(())),
@@ -219,8 +228,12 @@ async fn turns(host: Rc<Host>) {
     loop {
         host.turn.wait().await;
         host.step(Input::Turn);
-        host.clone().submit_writes();
+        host.submit_writes();
         host.deadline.raise();
+        if !host.is_serving.get() && host.shard.borrow().is_serving() {
+            host.is_serving.set(true);
+            host.serving.raise();
+        }
     }
 }
 
@@ -268,6 +281,9 @@ async fn prepare_segments(host: Rc<Host>) {
             host.devices.set(host.devices.get() - 1);
             match prepared {
                 Prepared::Ready => host.step(Input::SegmentReady { number }),
+                Prepared::NoSpace if !host.is_serving.get() => {
+                    host.end(Err(Failure::NoSpace { directory: host.disk.directory().to_owned() }));
+                }
                 Prepared::NoSpace => {
                     host.step(Input::SegmentRefused { number });
                     sleep(RETRY_SEGMENTS_AFTER).await;

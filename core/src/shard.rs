@@ -255,6 +255,11 @@ impl Shard {
         [self.outbox.connections.next_deadline(), vouch, leases].into_iter().flatten().min()
     }
 
+    /// Every group here has a leader, and this shard may be asked.
+    pub fn is_serving(&self) -> bool {
+        self.groups.iter().all(Group::is_serving)
+    }
+
     /// Every invariant that is too expensive to hold in each step.
     pub fn check(&self) {
         self.log.check();

@@ -132,6 +132,10 @@ impl Disk {
         blocking(&path, "syncing the log", move || std::fs::File::open(&at)?.sync_all()).await
     }
 
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// A buffer for `write`. Its content is arbitrary.
     pub fn allocate(&self, bytes: usize) -> DmaBuffer {
         self.superblock.alloc_dma_buffer(bytes)

@@ -119,8 +119,7 @@ impl Link {
 
     async fn receive(self: Rc<Self>, host: Rc<Host>, mut reader: Reader) {
         let mut buffer = ReceiveBuffer::new(&host.receive_bytes);
-        loop {
-            let Some(room) = buffer.room() else { break };
+        while let Some(room) = buffer.room() {
             match reader.read(room).await {
                 Ok(0) | Err(_) => break,
                 Ok(bytes) => buffer.filled += bytes,

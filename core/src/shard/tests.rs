@@ -49,7 +49,7 @@ fn boot(options: &ShardOptions, segments: &BTreeMap<u64, Vec<u8>>, superblocks: 
             replay.on_record(&record).unwrap();
         }
         let Some(read) = recovery.poll_read() else { break };
-        let (offset, bytes) = (read.offset as usize, read.bytes as usize);
+        let (offset, bytes) = (read.offset as usize, read.bytes);
         let segment = &segments[&read.segment];
         recovery.on_read(&segment[offset..(offset + bytes).min(segment.len())]);
     }
