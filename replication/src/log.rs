@@ -45,8 +45,10 @@ impl Log {
         &self.conf_state
     }
 
-    pub(crate) fn set_conf_state(&mut self, conf_state: ConfState) {
+    pub(crate) fn set_conf_state(&mut self, mut conf_state: ConfState) {
         assert!(!conf_state.voters.is_empty());
+        // The engine keeps a set, in no order.
+        conf_state.voters.sort_unstable();
         self.conf_state = conf_state;
     }
 

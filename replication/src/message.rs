@@ -54,6 +54,7 @@ pub(crate) struct Receiver {
     pub(crate) id: u64,
     pub(crate) term: u64,
     pub(crate) last_index: u64,
+    pub(crate) is_leader: bool,
 }
 
 pub(crate) fn examine(message: &Message, receiver: &Receiver) -> Result<(), MessageError> {
@@ -152,7 +153,9 @@ fn examine_answer(message: &Message, receiver: &Receiver) -> Result<(), MessageE
     if message.request_snapshot != 0 {
         return Err(MessageError::Kind);
     }
-    if message.term == receiver.term && !message.reject && message.index > receiver.last_index {
+    // A leader that crashed before its own entries were durable may hear of them afterwards, as a follower.
+    let counts = receiver.is_leader && message.term == receiver.term && !message.reject;
+    if counts && message.index > receiver.last_index {
         return malformed("acknowledges an entry that does not exist");
     }
     without_entries(message)

@@ -195,8 +195,12 @@ impl Replica {
 
     /// The caller counts what is refused; `LostEntries` it must act on.
     pub fn on_message(&mut self, message: Message) -> Result<(), MessageError> {
-        let receiver =
-            Receiver { id: self.options.id, term: self.node.raft.term, last_index: self.last_index().0 };
+        let receiver = Receiver {
+            id: self.options.id,
+            term: self.node.raft.term,
+            last_index: self.last_index().0,
+            is_leader: self.is_leader(),
+        };
         message::examine(&message, &receiver)?;
         let from = message.from;
         let outcome = self.node.step(message);

@@ -2,7 +2,7 @@ use raft::eraftpb::Entry;
 
 use super::*;
 
-const RECEIVER: Receiver = Receiver { id: 1, term: 5, last_index: 10 };
+const RECEIVER: Receiver = Receiver { id: 1, term: 5, last_index: 10, is_leader: true };
 
 fn message(kind: MessageType) -> Message {
     Message { msg_type: kind, from: 2, to: 1, term: 5, ..Default::default() }
@@ -110,6 +110,8 @@ fn acknowledgement_of_nothing_is_refused() {
     let mut answer = message(MessageType::MsgAppendResponse);
     answer.index = 11;
     assert!(matches!(verdict(&answer), Err(MessageError::Malformed { .. })));
+    let crashed = Receiver { is_leader: false, ..RECEIVER };
+    assert_eq!(examine(&answer, &crashed), Ok(()));
     answer.reject = true;
     assert_eq!(verdict(&answer), Ok(()));
     answer.request_snapshot = 3;
