@@ -29,11 +29,6 @@ pub enum Error {
         term: u64,
         hard_state: u64,
     },
-    /// An entry claims a place that is already committed.
-    CommittedReplaced {
-        index: u64,
-        commit: u64,
-    },
     Membership {
         why: &'static str,
     },
@@ -60,9 +55,6 @@ impl fmt::Display for Error {
             }
             Self::TermBeyondHardState { index, term, hard_state } => {
                 write!(f, "entry {index} has term {term}, but the recorded term is {hard_state}")
-            }
-            Self::CommittedReplaced { index, commit } => {
-                write!(f, "a second entry {index}, though {commit} was already committed")
             }
             Self::Membership { why } => write!(f, "membership: {why}"),
             Self::MembershipEntry { index } => write!(f, "entry {index}: membership change cannot be read"),

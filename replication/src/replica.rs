@@ -249,7 +249,7 @@ impl Replica {
     }
 
     /// The caller has a durable checkpoint at `index`: nothing up to it is needed to restart. Entries leave memory
-    /// a few per drive.
+    /// a few per drive, on a leader not before every follower has them or `LOG_BYTES_MAX` is reached.
     pub fn compact(&mut self, index: Index) {
         assert!(index.0 <= self.applied.0, "a checkpoint ahead of what was applied");
         self.floor = self.floor.max(index.0);
@@ -497,11 +497,21 @@ impl Replica {
         self.is_alone() && !self.is_leader() && self.is_quiet()
     }
 
+    /// What every other member is known to have. A leader's knowledge may lag behind the members' own, and it
+    /// resumes from what it knows.
+    fn everywhere(&self) -> u64 {
+        if !self.is_leader() {
+            return u64::MAX;
+        }
+        let others = self.node.raft.prs().iter().filter(|(id, _)| **id != self.options.id);
+        others.map(|(_, progress)| progress.matched).min().unwrap_or(u64::MAX)
+    }
+
     /// Forgets entries that nobody will ask for, and then those that too much memory goes to.
     fn trim(&mut self) {
         let applied = self.node.raft.raft_log.applied;
         // The state machine holds what it needs of an applied entry, and a lone voter has no follower to feed.
-        let free = if self.is_alone() { applied } else { self.floor.min(applied) };
+        let free = if self.is_alone() { applied } else { self.floor.min(applied).min(self.everywhere()) };
         let log = self.node.mut_store();
         for _ in 0..ENTRIES_DROPPED_MAX {
             let to = if log.bytes() > LOG_BYTES_MAX { applied } else { free };

@@ -5,7 +5,7 @@ use crate::{Entry, EntryKind, Error, HardState, Index, Term, membership};
 /// Recovery fills it, record by record, then hands it to `Replica::new`.
 #[derive(Clone, Default, Debug)]
 pub struct Restored {
-    /// Of the last record of the group.
+    /// The newest of all records of the group and of its checkpoint.
     pub hard_state: HardState,
     /// As it was at `applied`. Empty: the voters of the options.
     pub conf_state: Vec<u8>,
@@ -27,29 +27,33 @@ impl Restored {
         self.entries.last().map_or(self.base, |entry| (entry.index, entry.term))
     }
 
+    /// A hard state that was found: of a record of any kind, or of the checkpoint. In any order, for a checkpoint is
+    /// read before the older records behind it.
+    pub fn note(&mut self, found: HardState) {
+        let known = &mut self.hard_state;
+        // Within a term a vote is given once and never taken back.
+        if found.term > known.term || (found.term == known.term && known.vote == 0) {
+            (known.term, known.vote) = (found.term, found.vote);
+        }
+        known.commit = known.commit.max(found.commit);
+        assert!(known.term >= found.term);
+    }
+
     /// The next entry in the order of the log, with the hard state of its record. One at or below the last index
     /// was written by a later leader: it replaces what is there, and everything behind it. One that the checkpoint
-    /// stands for already is left out.
+    /// stands for already is left out, but what it replaced goes all the same.
     pub fn append(&mut self, entry: Entry, hard_state: HardState) -> Result<(), Error> {
-        let (index, next) = (entry.index.0, self.last().0.0 + 1);
+        let (index, base, next) = (entry.index.0, self.base.0.0, self.last().0.0 + 1);
         if index > next {
             return Err(Error::Gap { expected: next, found: index });
         }
-        if index < next && index > self.base.0.0 {
-            if index <= self.hard_state.commit.max(self.applied.0) {
-                return Err(Error::CommittedReplaced {
-                    index,
-                    commit: self.hard_state.commit.max(self.applied.0),
-                });
-            }
-            // index > base, so the difference counts the entries that stay.
-            self.entries.truncate((index - self.base.0.0 - 1) as usize);
-        }
-        self.hard_state = hard_state;
-        if index > self.base.0.0 {
+        self.note(hard_state);
+        // The entries from base + 1 to index - 1 stay: none of them, if index is not above the base.
+        self.entries.truncate(index.saturating_sub(base + 1) as usize);
+        if index > base {
             self.entries.push(entry);
         }
-        assert_eq!(self.last().0.0, self.base.0.0 + self.entries.len() as u64);
+        assert_eq!(self.last().0.0, base + self.entries.len() as u64);
         Ok(())
     }
 

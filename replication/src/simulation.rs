@@ -369,7 +369,7 @@ impl World {
         for (hard_state, entry) in &disk.durable {
             match entry {
                 Some(entry) => restored.append(entry.clone(), *hard_state).expect("the log that was written"),
-                None => restored.hard_state = *hard_state,
+                None => restored.note(*hard_state),
             }
         }
         if self.plant == Plant::VoteForgotten {

@@ -101,7 +101,7 @@ impl Node {
         for (hard_state, entry) in &self.durable {
             match entry {
                 Some(entry) => restored.append(entry.clone(), *hard_state).unwrap(),
-                None => restored.hard_state = *hard_state,
+                None => restored.note(*hard_state),
             }
         }
         restored

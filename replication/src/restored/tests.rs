@@ -30,6 +30,9 @@ fn records_become_a_log() {
     check("1.1.0 2.1.1 3.1.2", "3.1");
     check("3.1.2 4.1.2 5.1.2 4.2.2", "3.1 4.2");
     check("3.1.2 4.1.2 3.2.2 4.2.3", "3.2 4.2");
+    // Entry 2 was replaced, and entry 3 with it, before the checkpoint was taken.
+    check("2.0.0 3.0.0 2.1.0", "");
+    check("2.0.0 3.0.0 2.1.0 3.1.2", "3.1");
 }
 
 #[test]
@@ -37,8 +40,19 @@ fn impossible_logs_are_refused() {
     check("4.1.2", "entry 3 is missing: entry 4 follows");
     check("3.1.2 5.1.2", "entry 4 is missing: entry 5 follows");
     check("3.2.2 4.1.2", "entry 4 has term 1, after one of term 2");
-    check("3.1.2 4.1.3 3.2.3", "a second entry 3, though 3 was already committed");
     check("3.1.9", "the log ends at index 3, but index 9 is recorded as committed");
+}
+
+#[test]
+fn newest_hard_state_counts_in_any_order() {
+    let mut restored = Restored::empty();
+    for (term, vote, commit) in [(4, 2, 7), (3, 1, 5), (4, 0, 6), (4, 2, 6)] {
+        restored.note(HardState { term, vote, commit });
+    }
+    assert_eq!(restored.hard_state, HardState { term: 4, vote: 2, commit: 7 });
+    restored.note(HardState { term: 5, vote: 0, commit: 7 });
+    restored.note(HardState { term: 5, vote: 3, commit: 7 });
+    assert_eq!(restored.hard_state, HardState { term: 5, vote: 3, commit: 7 });
 }
 
 #[test]
