@@ -1,1 +1,52 @@
-fn main() {}
+//! `ringmain-bench`: what a Ringmain node reaches, beside what the machine allows.
+//!
+//! Figures of one machine mean little on another, and little on the same one an hour later. So the limits are measured
+//! by the same program, and where a ratio is given both sides took turns in one run.
+
+use clap::{Parser, Subcommand};
+
+mod limit;
+
+mod disk;
+mod loopback;
+mod raw_loop;
+
+mod latencies;
+mod pacing;
+mod table;
+
+mod error;
+#[allow(
+    unsafe_code,
+    reason = "io_uring, ppoll and scheduling classes have no safe interface; all of it is in this file"
+)]
+mod kernel;
+mod machine;
+
+/// Measures a Ringmain node and the machine it runs on.
+#[derive(Parser)]
+#[command(name = "ringmain-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure the machine: durable writes, bandwidth, loopback, and the raw loop of a durable publish
+    Limit(limit::Options),
+}
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.command {
+        Command::Limit(options) => limit::run(options),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringmain-bench: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
