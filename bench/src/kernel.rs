@@ -1,4 +1,4 @@
-//! The kernel calls that no safe library offers: io_uring with registered memory, `ppoll`, scheduling classes.
+//! The kernel calls that no safe library offers: io_uring with registered memory, `ppoll`, timers.
 //!
 //! This is the only file of the crate with `unsafe` in it. A `Ring` owns the memory and the files its operations use
 //! and hands that memory out only while nothing is in flight, so what it offers outside is safe.
@@ -192,18 +192,17 @@ impl Drop for Arena {
     }
 }
 
-/// Parks until `file` can be read or `timeout` is over (`None`: for ever). `Duration::ZERO` asks and returns.
+/// Parks until `file` can be read or `timeout` is over. `Duration::ZERO` asks and returns.
 ///
 /// A socket's own read timeout is counted in scheduler ticks of up to 4 ms; this one is a high-resolution timer.
-pub(crate) fn wait_readable(file: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+pub(crate) fn wait_readable(file: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
     let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let timeout = timeout.map(|timeout| libc::timespec {
+    let timeout = libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
-    });
-    let timeout = timeout.as_ref().map_or(std::ptr::null(), |timeout| timeout as *const _);
+    };
     // SAFETY: one pollfd and a timespec that outlive the call; no signal mask.
-    let ready = unsafe { libc::ppoll(&mut poll, 1, timeout, std::ptr::null()) };
+    let ready = unsafe { libc::ppoll(&mut poll, 1, &timeout, std::ptr::null()) };
     if ready < 0 {
         let error = io::Error::last_os_error();
         return if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
@@ -215,13 +214,5 @@ pub(crate) fn wait_readable(file: BorrowedFd<'_>, timeout: Option<Duration>) -> 
 pub(crate) fn set_timers_exact() -> io::Result<()> {
     // SAFETY: plain integers; changes this thread's timer slack to one nanosecond.
     let result = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_u64) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Lets this thread run only when nothing else wants its core (`SCHED_IDLE`).
-pub(crate) fn set_idle_priority() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: 0 is the calling thread, the parameters outlive the call.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameters) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::disk::{self, Bandwidth, DurableWrites, ScratchFile, Stream};
+use crate::drive::Run;
 use crate::error::Result;
 use crate::latencies::Latencies;
 use crate::loopback::{self, RoundTrips};
@@ -143,7 +144,7 @@ fn loopback_table(round_trips: &RoundTrips, message_bytes: usize) -> Table {
     table
 }
 
-fn raw_loop_table(raw: &raw_loop::Run, rate: u64, message_bytes: usize) -> Table {
+fn raw_loop_table(raw: &Run, rate: u64, message_bytes: usize) -> Table {
     let title = format!(
         "the raw loop: {message_bytes} B received, written durably, answered; open loop, from when it was due"
     );

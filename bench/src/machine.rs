@@ -1,14 +1,11 @@
 //! What the figures were taken on: the machine, the disk under the data, the cores used; and threads pinned to them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use crate::error::{Doing, Error, Result};
-use crate::kernel;
 
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Placement {
@@ -20,7 +17,7 @@ pub(crate) struct Placement {
     #[arg(long, value_name = "CORE")]
     pub(crate) client_core: Option<usize>,
 
-    /// Keep every core from sleeping with a spinner that yields to everything else (for virtual machines that wake slowly)
+    /// Keep idle cores from sleeping while measuring, for virtual machines that wake slowly (needs root)
     #[arg(long)]
     pub(crate) keep_awake: bool,
 }
@@ -31,7 +28,7 @@ pub(crate) struct Cores {
     pub(crate) client: usize,
 }
 
-/// Where a measurement runs: the cores, the disk, and the spinners if they were asked for.
+/// Where a measurement runs: the cores and the disk; cores are kept awake while this lives, if that was asked for.
 pub(crate) struct Machine {
     pub(crate) cores: Cores,
     facts: Vec<(&'static str, String)>,
@@ -44,7 +41,7 @@ impl Machine {
         let allowed = affinity::get_thread_affinity().doing(|| "asking for the allowed cores".to_owned())?;
         let disk = Disk::below(directory);
         let cores = choose_cores(placement, &allowed, disk.interrupt_core)?;
-        let keep_awake = if placement.keep_awake { Some(KeepAwake::start(&allowed)?) } else { None };
+        let keep_awake = if placement.keep_awake { Some(KeepAwake::start()?) } else { None };
         let interrupts =
             disk.interrupt_core.map_or_else(String::new, |core| format!(", interrupts on core {core}"));
         let shared = if cores.server == cores.client { " (the same: they take turns)" } else { "" };
@@ -177,43 +174,24 @@ pub(crate) fn pin(core: usize) -> Result<()> {
     affinity::set_thread_affinity([core]).doing(|| format!("pinning a thread to core {core}"))
 }
 
-/// One thread per core that spins when nothing else wants it, so that no core sleeps: waking one costs a virtual machine
-/// 20 to 30 µs and now and then a whole scheduler tick. It takes no time from anything.
+/// A request to the kernel that no core sleeps deeply while this is open: idle cores poll. Waking a core of a virtual
+/// machine costs 20 to 30 µs and now and then a whole scheduler tick.
+///
+/// A spinner at idle priority does not serve: threads of other scheduling groups, among them the kernel's own that
+/// finish durable writes, wait for it until the next tick (4 ms, measured).
 struct KeepAwake {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    _request: File,
 }
 
 impl KeepAwake {
-    fn start(cores: &[usize]) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut keep_awake = Self { stop: Arc::clone(&stop), threads: Vec::new() };
-        for &core in cores {
-            let stop = Arc::clone(&stop);
-            let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-            let spin = move || {
-                let prepared = pin(core)
-                    .and_then(|()| kernel::set_idle_priority().doing(|| "entering SCHED_IDLE".to_owned()));
-                let spins = prepared.is_ok();
-                let _ = ready.send(prepared);
-                while spins && !stop.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            };
-            let builder = std::thread::Builder::new().name(format!("awake-{core}"));
-            keep_awake.threads.push(builder.spawn(spin).doing(|| "starting a thread".to_owned())?);
-            is_ready.recv().doing(|| "starting a thread".to_owned())??;
-        }
-        Ok(keep_awake)
-    }
-}
+    const DEVICE: &str = "/dev/cpu_dma_latency";
 
-impl Drop for KeepAwake {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+    fn start() -> Result<Self> {
+        let doing = || format!("keeping cores awake by {} (it needs root)", Self::DEVICE);
+        let mut request = File::options().write(true).open(Self::DEVICE).doing(doing)?;
+        // Microseconds that a wake-up may take, as a 32-bit integer. The request ends when the file is closed.
+        request.write_all(&[0; 4]).doing(doing)?;
+        Ok(Self { _request: request })
     }
 }
 

@@ -11,15 +11,13 @@ mod disk;
 mod loopback;
 mod raw_loop;
 
+mod drive;
 mod latencies;
 mod pacing;
 mod table;
 
 mod error;
-#[allow(
-    unsafe_code,
-    reason = "io_uring, ppoll and scheduling classes have no safe interface; all of it is in this file"
-)]
+#[allow(unsafe_code, reason = "io_uring, ppoll and prctl have no safe interface; all of it is in this file")]
 mod kernel;
 mod machine;
 

@@ -2,20 +2,20 @@
 //!
 //! A server of one thread receives messages, writes them to a file that was written before — padded to a page, direct,
 //! durable on return — and answers each; nothing else: no format, no checksum, no queue. Its client sends at a given
-//! rate, parks for the answers, and takes the latency from the moment each message was due.
+//! rate and parks for the answers.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::disk::{Cursor, ScratchFile, expect_whole};
+use crate::drive::{Run, Target, drive};
 use crate::error::{Doing, Error, Result};
 use crate::kernel::{self, Completion, Operation, PAGE_BYTES, Ring, Span, Transfer};
-use crate::latencies::Latencies;
 use crate::loopback::connect_pair;
 use crate::machine::{Cores, on_core, pin};
-use crate::pacing::{Action, OpenLoop, Schedule};
+use crate::pacing::Schedule;
 
 const ANSWER_BYTES: usize = 16;
 
@@ -23,16 +23,6 @@ const ANSWER_BYTES: usize = 16;
 const TURN_MESSAGES: usize = 256;
 
 const IN_FLIGHT_MAX: u64 = 4_096;
-
-/// The driver stops parking this long before a message is due and asks for the time instead: a timer of a sleeping
-/// core is tens of microseconds late, which would be measured as if the server were slow.
-const LEAD_NS: u64 = 100_000;
-
-pub(crate) struct Run {
-    pub(crate) latencies: Latencies,
-    /// How late the driver itself was: what it adds to the latencies.
-    pub(crate) lateness: Latencies,
-}
 
 /// One run over a fresh connection.
 pub(crate) fn run(cores: Cores, file: &ScratchFile, message_bytes: usize, schedule: Schedule) -> Result<Run> {
@@ -42,7 +32,12 @@ pub(crate) fn run(cores: Cores, file: &ScratchFile, message_bytes: usize, schedu
             pin(cores.server)?;
             Server::new(server, file, message_bytes)?.serve()
         });
-        let run = on_core(cores.client, || drive(client, message_bytes, schedule));
+        let run = on_core(cores.client, || {
+            let message = vec![0x5A; message_bytes];
+            let mut answers =
+                Answers { stream: client, message, buffer: vec![0; 64 * ANSWER_BYTES], partial_bytes: 0 };
+            drive(&mut answers, schedule, IN_FLIGHT_MAX)
+        });
         let served = server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // What ended the server is why the client failed, so it is the error to show.
         served.and(run)
@@ -141,49 +136,33 @@ impl Server {
     }
 }
 
-fn drive(mut stream: TcpStream, message_bytes: usize, schedule: Schedule) -> Result<Run> {
-    const SILENCE_MAX: Duration = Duration::from_secs(30);
-    kernel::set_timers_exact().doing(|| "setting the timer slack".to_owned())?;
-    let message = vec![0x5A; message_bytes];
-    let mut answers = vec![0; 64 * ANSWER_BYTES];
-    let mut partial_bytes = 0;
-    let mut open_loop = OpenLoop::new(schedule, IN_FLIGHT_MAX);
-    let (mut latencies, mut lateness) = (Latencies::new(), Latencies::new());
-    let started = Instant::now();
-    let now = || u64::try_from(started.elapsed().as_nanos()).expect("a run lasts less than 500 years");
-    loop {
-        let timeout = match open_loop.next_action(now()) {
-            Action::Finished => break,
-            Action::Send { .. } => {
-                stream.write_all(&message).doing(|| "sending to the raw loop".to_owned())?;
-                open_loop.on_sent(now()).into_iter().for_each(|late| lateness.record(late));
-                continue;
-            }
-            Action::Wait { until } => parking_time(now(), until),
-            Action::WaitForAnswers => SILENCE_MAX,
-        };
-        let readable = kernel::wait_readable(stream.as_fd(), Some(timeout)).doing(|| "waiting".to_owned())?;
-        if !readable {
-            if timeout == SILENCE_MAX {
-                return Err(Error::new("waiting for the raw loop", "no answer for 30 s"));
-            }
-            continue;
-        }
-        let bytes = stream.read(&mut answers).doing(|| "receiving from the raw loop".to_owned())?;
-        if bytes == 0 {
-            return Err(Error::new("receiving from the raw loop", "it has closed the connection"));
-        }
-        partial_bytes += bytes;
-        let answered_at = now();
-        for _ in 0..partial_bytes / ANSWER_BYTES {
-            open_loop.on_answered(answered_at).into_iter().for_each(|latency| latencies.record(latency));
-        }
-        partial_bytes %= ANSWER_BYTES;
-    }
-    Ok(Run { latencies, lateness })
+/// The client's side of the connection.
+struct Answers {
+    stream: TcpStream,
+    message: Vec<u8>,
+    buffer: Vec<u8>,
+    /// Of an answer that has come in part.
+    partial_bytes: usize,
 }
 
-/// How long to park when nothing is due before `until`: zero means to ask and return.
-pub(crate) fn parking_time(now: u64, until: u64) -> Duration {
-    Duration::from_nanos(until.saturating_sub(now).saturating_sub(LEAD_NS))
+impl Target for Answers {
+    fn send(&mut self, _number: u64) -> Result<()> {
+        self.stream.write_all(&self.message).doing(|| "sending to the raw loop".to_owned())
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<u64> {
+        let readable = kernel::wait_readable(self.stream.as_fd(), timeout).doing(|| "waiting".to_owned())?;
+        if !readable {
+            return Ok(0);
+        }
+        let doing = || "receiving from the raw loop".to_owned();
+        let bytes = self.stream.read(&mut self.buffer).doing(doing)?;
+        if bytes == 0 {
+            return Err(Error::new(doing(), "it has closed the connection"));
+        }
+        self.partial_bytes += bytes;
+        let answers = self.partial_bytes / ANSWER_BYTES;
+        self.partial_bytes %= ANSWER_BYTES;
+        Ok(answers as u64)
+    }
 }
