@@ -70,8 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     report.table(bandwidth_table(&bandwidths));
     report.table(loopback_table(&round_trips, message_bytes));
     report.table(raw_loop_table(&raw, options.rate, message_bytes));
-    report.print(options.output);
-    Ok(())
+    report.print(options.output)
 }
 
 /// The usual columns of latencies, after others of the table.

@@ -3,9 +3,12 @@
 //! A cell keeps its raw figure; the text form rounds it and puts the unit into the column's title, the JSON form gives
 //! it in full under the column's key.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 
 use serde_json::{Map, Value, json};
+
+use crate::error::{Doing, Result};
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Output {
@@ -164,11 +167,12 @@ impl Report {
     }
 
     /// The only thing a command writes to standard output.
-    pub(crate) fn print(&self, output: Output) {
-        match output {
-            Output::Text => print!("{}", self.to_text()),
-            Output::Json => println!("{}", self.to_json()),
-        }
+    pub(crate) fn print(&self, output: Output) -> Result<()> {
+        let text = match output {
+            Output::Text => self.to_text(),
+            Output::Json => format!("{}\n", self.to_json()),
+        };
+        std::io::stdout().write_all(text.as_bytes()).doing(|| "writing the report".to_owned())
     }
 
     fn to_text(&self) -> String {
