@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ringmain_core::config::Period;
 
-use super::telemetry::{Class, Topic};
+use super::telemetry::Class;
 use super::verdict::{Counts, Ledger, Outage, Percentiles, Tally, Verdict};
 use crate::cli::output::grouped;
 
@@ -397,6 +397,7 @@ fn sentence(verdict: &Verdict, paint: Paint) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::telemetry::Topic;
     use super::super::verdict::{Event, Stamp};
     use super::*;
 
