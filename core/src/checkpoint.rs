@@ -17,7 +17,7 @@
 //!  3 queue     id v · acknowledged v · rejected v · purged v · settings · name bytes v · name
 //!  4 level     priority u8 · next sequence v                                               of the queue before
 //!  5 messages  sequence v · position v · stored bytes v · deliveries v · codes …           of the level before
-//!  6 end       sessions v · queues v · messages v · digest u64                             the last item, once
+//!  6 end       sessions v · queues v · messages v · digest u64 · places u64                the last item, once
 //! codes: each adds to the message before, of which `gap` is the log between it and the one before that
 //!  0..=15      one message; bits say what follows because it is not as expected:
 //!              1 sequence: v, how many are skipped · 2 gap: s, difference · 4 stored bytes: s, difference
@@ -90,6 +90,8 @@ pub struct Checkpoint {
     stage: Stage,
     ordinal: u32,
     digest: Digest,
+    /// Of the positions, which are this replica's own.
+    places: Digest,
     counts: Counts,
 }
 
@@ -116,7 +118,16 @@ impl Checkpoint {
     pub(crate) fn new(head: StateHead, sessions: Image<Session>, queues: Image<Queue>) -> Self {
         let digest = Digest::new((head.index, head.term), head.clock);
         let counts = Counts::default();
-        Self { head, sessions, queues, stage: Stage::State, ordinal: 0, digest, counts }
+        Self {
+            head,
+            sessions,
+            queues,
+            stage: Stage::State,
+            ordinal: 0,
+            digest,
+            places: Digest::of_places(),
+            counts,
+        }
     }
 
     /// Where in the log the image was taken.
@@ -190,6 +201,7 @@ impl Checkpoint {
                     }
                     coder.put(out, sequence, message);
                     self.digest.message(sequence, message);
+                    self.places.place(message.position);
                     self.counts.messages += 1;
                     *messages_left -= 1;
                 }
@@ -202,6 +214,7 @@ impl Checkpoint {
                 put_varint(out, self.counts.queues);
                 put_varint(out, self.counts.messages);
                 out.extend_from_slice(&self.digest.value().to_le_bytes());
+                out.extend_from_slice(&self.places.value().to_le_bytes());
                 Stage::Done
             }
         }

@@ -1,6 +1,6 @@
-//! A number for a state: equal for equal states, on every replica. Positions are a replica's own and left out.
+//! A number for a state: equal for equal states, on every replica. Positions are a replica's own; they have another.
 
-use ringmain_wal::{Index, Term};
+use ringmain_wal::{Index, Position, Term};
 
 use crate::engine::registry::Registry;
 use crate::queue::Queue;
@@ -21,6 +21,14 @@ impl Digest {
         digest.number(term.0);
         digest.number(clock.0);
         digest
+    }
+
+    pub(crate) fn of_places() -> Self {
+        Self(MULTIPLIER)
+    }
+
+    pub(crate) fn place(&mut self, position: Position) {
+        self.number(position.0);
     }
 
     /// Everything, in the order of a checkpoint.

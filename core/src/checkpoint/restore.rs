@@ -34,6 +34,7 @@ pub struct Restore {
     level: Option<(Level, u64)>,
     messages_left: u32,
     counts: Counts,
+    places: Digest,
     is_ended: bool,
 }
 
@@ -58,6 +59,7 @@ impl Restore {
             level: None,
             messages_left: 0,
             counts: Counts::default(),
+            places: Digest::of_places(),
             is_ended: false,
         }
     }
@@ -228,13 +230,17 @@ impl Restore {
         let sessions = reader.varint()?;
         let queues = reader.varint()?;
         let messages = reader.varint()?;
-        let expected = reader.u64()?;
+        let expected = (reader.u64()?, reader.u64()?);
         if (Counts { sessions, queues, messages }) != self.counts {
             return Err(malformed);
         }
-        let found = self.digest();
+        let found = (self.digest(), self.places.value());
         self.is_ended = true;
-        if found == expected { Ok(()) } else { Err(Error::Diverged { what: "checkpoint digest", id: found }) }
+        if found == expected {
+            Ok(())
+        } else {
+            Err(Error::Diverged { what: "checkpoint digest", id: found.0 })
+        }
     }
 
     fn digest(&self) -> u64 {
@@ -252,6 +258,7 @@ impl Restore {
         let is_whole = told.stored_bytes >= STORED_HEAD_BYTES as u32 && told.sequence < *next;
         let slot = (Position(told.position), told.stored_bytes, deliveries);
         self.counts.messages += 1;
+        self.places.place(Position(told.position));
         (is_whole && level.restore(told.sequence, slot)).then_some(())
     }
 

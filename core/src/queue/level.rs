@@ -315,7 +315,9 @@ impl Level {
         let next = self.next;
         let has_room = |link: &Link| link.end() == next && link.chunk.slots.len() < CHUNK_SLOTS;
         if !self.links.back().is_some_and(has_room) {
-            self.links.pop_back_if(|link| link.chunk.live == 0);
+            if self.links.back().is_some_and(|link| link.chunk.live == 0) {
+                self.links.pop_back();
+            }
             // The first chunk grows by doubling, so that many shallow queues stay small.
             let slots = if self.links.is_empty() { 4 } else { CHUNK_SLOTS };
             self.links.push_back(Link { first: next, chunk: Arc::new(Chunk::with_room(slots)) });
