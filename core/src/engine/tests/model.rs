@@ -96,6 +96,7 @@ struct Model {
     random: Random,
     /// Of one publish, at most. Deep models delete and purge seldom, so that many chunks fill and empty.
     burst: u64,
+    steps: u64,
     world: World,
 
     state: State,
@@ -236,6 +237,7 @@ impl Model {
         let mut model = Self {
             random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             burst,
+            steps: 0,
             world: World::new(),
             state: State::default(),
             unapplied: Vec::new(),
@@ -253,6 +255,9 @@ impl Model {
     }
 
     fn step(&mut self) {
+        self.steps += 1;
+        // Deep models fill and drain in turn, so that chunks run empty in the middle of a level.
+        let is_draining = self.burst > 4 && self.steps / 300 % 2 == 1;
         match self.random.below(100) {
             0..3 => self.create(),
             3..6 if !self.random.one_in(self.burst / 4) => {}
@@ -260,6 +265,7 @@ impl Model {
             4..6 => self.purge(),
             6..10 => self.open(),
             10 => self.expire_sessions(),
+            11..36 if is_draining => self.drain(),
             11..36 => self.publish(),
             36..41 => self.subscribe(),
             41..43 => self.unsubscribe(),
@@ -612,6 +618,24 @@ impl Model {
         let split = self.world.engine.begin_settle(consumer.connection, id, &runs, &mut log).unwrap();
         assert_eq!(split, expected);
         self.count(if split.stale == 0 { "settled" } else { "stale" });
+        self.log_settlements(log);
+    }
+
+    /// Acknowledges most of what a consumer holds.
+    fn drain(&mut self) {
+        let Some((id, consumer)) = self.some_consumer() else { return };
+        let mut runs = Vec::new();
+        for (&(queue, priority, sequence), lease) in &mut self.leases {
+            if lease.consumer != id || lease.is_settling || self.random.one_in(50) {
+                continue;
+            }
+            lease.is_settling = true;
+            let deliveries = self.state.queues[&queue].messages[&key(priority, sequence)].deliveries + 1;
+            runs.push(settle_run(Outcome::Ack, (priority, sequence), 1, deliveries));
+        }
+        let mut log = Vec::new();
+        let split = self.world.engine.begin_settle(consumer.connection, id, &runs, &mut log).unwrap();
+        assert_eq!(split, SettleSplit { accepted: runs.len() as u32, stale: 0 });
         self.log_settlements(log);
     }
 
