@@ -48,7 +48,7 @@ pub const CHECKPOINT_VERSION: u8 = 1;
 pub const PART_HEADER_BYTES: usize = 16;
 pub const PART_BYTES_MAX: usize = 256 * 1024;
 /// Bounds the work of a part, and the memory that a reader takes for it.
-const PART_MESSAGES_MAX: u32 = 65_536;
+const PART_MESSAGES_MAX: u32 = 16_384;
 /// More than any item but the codes takes: a name, settings with a name, 64 × u64 of gaps, and the numbers.
 const ITEM_BYTES_MAX: usize = 1_280;
 const PART_BYTES_MIN: usize = 2 * ITEM_BYTES_MAX;

@@ -24,7 +24,7 @@ use crate::command::{QueueId, Run, STORED_HEAD_BYTES};
 pub(crate) struct Queue {
     pub(crate) id: QueueId,
     pub(crate) name: Arc<str>,
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) settings: Settings,
 
     /// The priorities that have a level. A level, once made, stays: its sequences never start again.
     present: PrioritySet,
@@ -66,7 +66,6 @@ pub(crate) fn body_bytes(count: u64, stored_bytes: u64) -> u64 {
 impl Queue {
     pub(crate) fn new(id: QueueId, name: Arc<str>, settings: Settings) -> Self {
         let present = PrioritySet::default();
-        let settings = Arc::new(settings);
         Self { id, name, settings, present, levels: Vec::new(), totals: Totals::default() }
     }
 

@@ -16,6 +16,8 @@ pub struct Batch {
     bytes: BytesMut,
     commands: u32,
     stamp: Time,
+    /// Of the last entry sealed: room for as much is made at once.
+    entry_bytes: usize,
 }
 
 impl Batch {
@@ -28,6 +30,7 @@ impl Batch {
         self.bytes.clear();
         self.commands = 0;
         self.stamp = stamp;
+        self.bytes.reserve(self.entry_bytes.max(ENTRY_HEADER_BYTES));
         self.bytes.put_u8(ENTRY_VERSION);
         self.bytes.put_bytes(0, 3);
         self.bytes.put_u32_le(0);
@@ -135,6 +138,7 @@ impl Batch {
         let commands = self.commands.to_le_bytes();
         self.bytes[4..8].copy_from_slice(&commands);
         self.commands = 0;
+        self.entry_bytes = self.bytes.len();
         self.bytes.split().freeze()
     }
 

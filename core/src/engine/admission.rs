@@ -130,7 +130,7 @@ impl Engine {
         };
         let desk = leader.desk(queue_slot(queue.id));
         let is_deleting = desk.is_some_and(|desk| desk.is_deleting);
-        if *queue.settings == *settings || is_deleting { Ok(()) } else { Err(Refusal::QueueExists) }
+        if queue.settings == *settings || is_deleting { Ok(()) } else { Err(Refusal::QueueExists) }
     }
 
     /// From here on nothing is admitted to the queue; `Batch::delete_queue` must follow.

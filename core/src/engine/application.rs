@@ -228,7 +228,7 @@ impl Engine {
         }
         settings.validate()?;
         if let Some(queue) = self.names.get(name).and_then(|queue| self.queues.find(queue.0)) {
-            let is_same = *queue.settings == settings;
+            let is_same = queue.settings == settings;
             return if is_same {
                 Ok(Answer::QueueKept { queue: queue.id })
             } else {

@@ -188,7 +188,7 @@ impl Level {
 
     /// The first live message at `from` or behind it.
     pub(crate) fn next_live(&self, from: u64) -> Option<u64> {
-        let mut at = self.links.partition_point(|link| link.end() <= from);
+        let mut at = self.find(from).unwrap_or_else(|| self.links.partition_point(|link| link.end() <= from));
         while let Some(link) = self.links.get(at) {
             let start = from.saturating_sub(link.first) as usize;
             if let Some(offset) = link.chunk.slots[start..].iter().position(Slot::is_live) {

@@ -104,7 +104,7 @@ fn a_checkpoint_takes_few_bytes_a_message() {
         world.commit();
     }
     let bytes = encode(&world.engine, 1 << 20).iter().map(Vec::len).sum::<usize>();
-    assert!(bytes < 200 * 10 + 200, "batches of equal messages: {bytes}");
+    assert!(bytes < 200 * 15, "batches of equal messages: {bytes}");
 
     for sequence in 201..=10_200u64 {
         let size = 100 + (sequence * 7_919 % 300) as u32;
