@@ -2,8 +2,12 @@
 //! engine's invariants are checked; deliveries, counts, limits, answers and retries must be the model's; and at random
 //! moments the engine steps down, or starts again from its log, or from a checkpoint and the log behind it.
 
+mod state;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+
+use state::{Deed, State, key};
 
 use super::world::{SessionOpened, World, encode, put_messages};
 use super::*;
@@ -28,54 +32,6 @@ impl Random {
     fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
         if from.is_empty() { None } else { Some(from[self.below(from.len() as u64) as usize]) }
     }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Message {
-    /// Session, publish and number within it: what the payload says.
-    payload: (u64, u64, u8),
-    bytes: u64,
-    deliveries: u16,
-}
-
-#[derive(Clone, Debug)]
-struct ModelQueue {
-    name: String,
-    settings: Settings,
-    /// In the order of delivery.
-    messages: BTreeMap<(Reverse<u8>, u64), Message>,
-    next: BTreeMap<u8, u64>,
-    published: u64,
-    acknowledged: u64,
-    rejected: u64,
-    purged: u64,
-}
-
-#[derive(Clone, Debug)]
-struct ModelSession {
-    producer: String,
-    epoch: u32,
-    last: u64,
-    stored: BTreeSet<u64>,
-    used: Time,
-}
-
-/// The replicated state.
-#[derive(Clone, Debug, Default)]
-struct State {
-    queues: BTreeMap<QueueId, ModelQueue>,
-    sessions: BTreeMap<SessionId, ModelSession>,
-}
-
-#[derive(Clone, Debug)]
-enum Deed {
-    Publish { head: PublishHead, priorities: Vec<u8>, bytes: u32 },
-    Settle(Vec<Settlement>),
-    Create { name: String, settings: Settings },
-    Delete(QueueId),
-    Purge { queue: QueueId, kept: Vec<Run> },
-    Open { producer: String },
-    Expire(Vec<SessionId>),
 }
 
 #[derive(Clone, Debug)]
@@ -112,124 +68,6 @@ struct Model {
     parked: BTreeSet<QueueId>,
     checkpoint: Option<Vec<Vec<u8>>>,
     counted: BTreeMap<&'static str, u64>,
-}
-
-fn key(priority: u8, sequence: u64) -> (Reverse<u8>, u64) {
-    (Reverse(priority), sequence)
-}
-
-impl State {
-    fn apply(&mut self, stamp: Time, deed: &Deed, answer: Option<Answer>) {
-        match deed {
-            Deed::Publish { head, priorities, bytes } => self.publish(stamp, head, priorities, *bytes),
-            Deed::Settle(settlements) => settlements.iter().for_each(|settlement| self.settle(settlement)),
-            Deed::Create { name, settings } => self.create(name, settings, answer.unwrap()),
-            Deed::Delete(queue) => {
-                let messages = self.queues.remove(queue).map(|queue| queue.messages.len() as u64);
-                let expected = messages.map(|messages| Answer::QueueDeleted { messages });
-                assert_eq!(answer.unwrap(), expected.unwrap_or(Answer::Refused(Refusal::NoSuchQueue)));
-            }
-            Deed::Purge { queue, kept } => {
-                let expected = self.purge(*queue, kept);
-                assert_eq!(answer.unwrap(), expected.unwrap_or(Answer::Refused(Refusal::NoSuchQueue)));
-            }
-            Deed::Open { producer } => self.open(stamp, producer, answer.unwrap()),
-            Deed::Expire(sessions) => {
-                sessions.iter().for_each(|session| assert!(self.sessions.remove(session).is_some()));
-                assert_eq!(answer.unwrap(), Answer::SessionsExpired { sessions: sessions.len() as u32 });
-            }
-        }
-    }
-
-    fn publish(&mut self, stamp: Time, head: &PublishHead, priorities: &[u8], bytes: u32) {
-        let session = self.sessions.get_mut(&head.session).unwrap();
-        assert!(session.stored.insert(head.sequence));
-        session.last = head.sequence;
-        session.used = stamp;
-        let queue = self.queues.get_mut(&head.queue).expect("nothing is admitted behind a delete");
-        for (number, &priority) in priorities.iter().enumerate() {
-            let next = queue.next.entry(priority).or_insert(1);
-            let payload = (head.session.0 & 0xff, head.sequence, number as u8);
-            let message = Message { payload, bytes: u64::from(bytes), deliveries: 0 };
-            assert!(queue.messages.insert(key(priority, *next), message).is_none());
-            *next += 1;
-            queue.published += 1;
-        }
-    }
-
-    fn settle(&mut self, settlement: &Settlement) {
-        let Some(queue) = self.queues.get_mut(&settlement.queue) else { return };
-        for sequence in settlement.run.sequence..settlement.run.end() {
-            let place = key(settlement.run.priority, sequence);
-            match settlement.outcome {
-                Outcome::Ack => queue.acknowledged += queue.messages.remove(&place).map_or(0, |_| 1),
-                Outcome::Reject => queue.rejected += queue.messages.remove(&place).map_or(0, |_| 1),
-                Outcome::Requeue => {
-                    if let Some(message) = queue.messages.get_mut(&place) {
-                        message.deliveries += 1;
-                    }
-                }
-            }
-        }
-    }
-
-    fn create(&mut self, name: &str, settings: &Settings, answer: Answer) {
-        let same_name = self.queues.iter().find(|(_, queue)| queue.name == name);
-        match (same_name, answer) {
-            (Some((id, queue)), Answer::QueueKept { queue: kept }) => {
-                assert_eq!((*id, &queue.settings), (kept, settings));
-            }
-            (Some((_, queue)), Answer::Refused(Refusal::QueueExists)) => {
-                assert_ne!(queue.settings, *settings)
-            }
-            (None, Answer::QueueCreated { queue }) => {
-                let created = ModelQueue {
-                    name: name.to_owned(),
-                    settings: settings.clone(),
-                    messages: BTreeMap::new(),
-                    next: BTreeMap::new(),
-                    published: 0,
-                    acknowledged: 0,
-                    rejected: 0,
-                    purged: 0,
-                };
-                assert!(self.queues.insert(queue, created).is_none());
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn purge(&mut self, queue: QueueId, kept: &[Run]) -> Option<Answer> {
-        let queue = self.queues.get_mut(&queue)?;
-        let before = queue.messages.len() as u64;
-        queue.messages.retain(|(Reverse(priority), sequence), _| {
-            kept.iter().any(|run| run.priority == *priority && (run.sequence..run.end()).contains(sequence))
-        });
-        let messages = before - queue.messages.len() as u64;
-        queue.purged += messages;
-        Some(Answer::QueuePurged { messages })
-    }
-
-    fn open(&mut self, stamp: Time, producer: &str, answer: Answer) {
-        let Answer::SessionOpened { session, epoch, last_sequence } = answer else { panic!("{answer:?}") };
-        let known =
-            self.sessions.iter_mut().find(|(_, known)| !producer.is_empty() && known.producer == producer);
-        if let Some((id, known)) = known {
-            known.epoch += 1;
-            known.used = stamp;
-            assert_eq!((*id, known.epoch, known.last), (session, epoch, last_sequence));
-            return;
-        }
-        assert_eq!((epoch, last_sequence), (1, 0));
-        let opened = ModelSession {
-            producer: producer.to_owned(),
-            epoch: 1,
-            last: 0,
-            stored: BTreeSet::new(),
-            used: stamp,
-        };
-        assert!(self.sessions.insert(session, opened).is_none());
-    }
 }
 
 impl Model {
