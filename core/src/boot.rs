@@ -138,7 +138,11 @@ impl Replay {
             checkpoint_number: self.checkpoint_number,
             superblock: recovered.superblock,
         };
-        Ok(Shard::new(self.options, start))
+        let shard = Shard::new(self.options, start);
+        match shard.lost_segments().first() {
+            None => Ok(shard),
+            Some(&segment) => Err(Failure::LostSegment { segment }),
+        }
     }
 }
 

@@ -22,7 +22,7 @@
 //! stored message: the bytes that a position names       (bytes = 32 + key + headers + payload)
 //!  0            4            8         10         11      12          16          20       24             32
 //! ┌────────────┬────────────┬─────────┬──────────┬───────┬───────────┬───────────┬────────┬──────────────┐
-//! │ payload u32│ headers u32│ key u16 │ priority │ flags │ ttl ms u32│ delay  u32│ 0  u32 │ published us │ key ‖ headers ‖ payload
+//! │ payload u32│ headers u32│ key u16 │ priority │ flags │ ttl ms u32│ delay  u32│ crc u32│ published us │ key ‖ headers ‖ payload
 //! └────────────┴────────────┴─────────┴──────────┴───────┴───────────┴───────────┴────────┴──────────────┘
 //! body of Settle (2):         queue u64, then runs
 //! body of PurgeQueue (5):     queue u64, then the runs that stay because they are leased
@@ -53,6 +53,18 @@ pub const COMMAND_HEADER_BYTES: usize = 8;
 pub const PUBLISH_HEAD_BYTES: usize = 32;
 pub const STORED_HEAD_BYTES: usize = 32;
 pub const RUN_BYTES: usize = 16;
+
+/// Where in a stored message its checksum lies.
+pub(crate) const CHECKSUM_AT: usize = 20;
+
+/// crc32c of the queue's id and a stored message without its checksum. A single message is read back without its
+/// record, so it must be able to prove itself, and whose it is.
+pub(crate) fn stored_checksum(queue: QueueId, stored: &[u8]) -> u32 {
+    let (before, rest) = stored.split_at(CHECKSUM_AT.min(stored.len()));
+    let after = rest.get(4..).unwrap_or_default();
+    let checksum = crc32c::crc32c(&queue.0.to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c_append(checksum, before), after)
+}
 
 pub(crate) const KIND_PUBLISH: u8 = 1;
 pub(crate) const KIND_SETTLE: u8 = 2;

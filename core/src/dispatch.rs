@@ -72,7 +72,7 @@ impl Dispatcher {
                 (source.read)(Reader::Queue(dispatch.queue.0), dispatch.position, dispatch.bytes);
                 continue;
             };
-            let Ok(stored) = StoredMessage::parse(bytes) else {
+            let Ok(stored) = StoredMessage::parse(bytes, dispatch.queue) else {
                 outcome = Dispatched::Failed(rot(&dispatch, source.log));
                 break;
             };

@@ -25,6 +25,10 @@ pub enum Failure {
     NoSpace {
         directory: PathBuf,
     },
+    /// Live messages lie in a segment whose file is gone.
+    LostSegment {
+        segment: u64,
+    },
     /// A stored message is not what was stored.
     Rot {
         segment: u64,
@@ -58,6 +62,9 @@ impl fmt::Display for Failure {
             Self::Replica(error) => write!(f, "the log cannot be replayed: {error}"),
             Self::NoSpace { directory } => {
                 write!(f, "{}: the disk has no room for a log segment", directory.display())
+            }
+            Self::LostSegment { segment } => {
+                write!(f, "segment {segment} is missing, and live messages lie in it")
             }
             Self::Rot { segment, offset, bytes } => write!(
                 f,

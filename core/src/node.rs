@@ -11,7 +11,6 @@ use ringmain_net::socket::Listener;
 use ringmain_wal::{GroupId, Identity, LogOptions};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::thread::available_parallelism;
 
 /// A running node. Dropping it leaves the shards running: end it with [`Node::stop`] or [`Node::kill`].
 pub struct Node {
@@ -24,7 +23,8 @@ pub struct Node {
 impl Node {
     /// Opens the data directory, recovers every shard and serves. Returns once all shards serve.
     pub fn start(config: &Config) -> Result<Self, Failure> {
-        let cores = available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let cpus = affinity::get_thread_affinity().unwrap_or_default();
+        let cores = cpus.len().max(1) as u32;
         let directory = DataDirectory::open(config, cores).map_err(Failure::Identity)?;
         let listeners = listen(config, directory.identity().shards)?;
         let addresses = addresses(config, &listeners);
@@ -36,7 +36,7 @@ impl Node {
                 options: node.shard_options(config, shard),
                 directory: node._directory.shard_path(shard),
                 listener,
-                cpu: Some(shard % cores).map(|cpu| cpu as usize),
+                cpu: cpus.get((shard % cores) as usize).copied(),
                 ready: ready.clone(),
             };
             node.shards.push(launch(start)?);

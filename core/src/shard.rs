@@ -255,6 +255,13 @@ impl Shard {
         [self.outbox.connections.next_deadline(), vouch, leases].into_iter().flatten().min()
     }
 
+    /// Segments that hold live messages and are not there.
+    pub(crate) fn lost_segments(&self) -> Vec<u64> {
+        let mut lost = Vec::new();
+        self.log.lost_segments(&mut lost);
+        lost
+    }
+
     /// Every group here has a leader, and this shard may be asked.
     pub fn is_serving(&self) -> bool {
         self.groups.iter().all(Group::is_serving)
@@ -474,10 +481,11 @@ impl Shard {
             self.appended_at = Some(now);
         }
         if self.appended_at.is_some_and(|at| at.after_ns(VOUCH_AFTER_NS) <= now) {
-            // The voucher itself needs none.
+            let is_still = self.log.durable_upto() == self.log.last_sequence();
             self.log.vouch();
+            // The voucher itself needs none.
             self.tail_seen = self.log.tail();
-            self.appended_at = None;
+            self.appended_at = if is_still { None } else { Some(now) };
         }
     }
 

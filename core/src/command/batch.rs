@@ -3,9 +3,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    COMMAND_HEADER_BYTES, ENTRY_HEADER_BYTES, ENTRY_VERSION, KIND_CREATE_QUEUE, KIND_DELETE_QUEUE,
-    KIND_EXPIRE_SESSIONS, KIND_OPEN_SESSION, KIND_PUBLISH, KIND_PURGE_QUEUE, KIND_SETTLE, MessageHead,
-    Outcome, PublishHead, QueueId, Run, SessionId, Settlement,
+    CHECKSUM_AT, COMMAND_HEADER_BYTES, ENTRY_HEADER_BYTES, ENTRY_VERSION, KIND_CREATE_QUEUE,
+    KIND_DELETE_QUEUE, KIND_EXPIRE_SESSIONS, KIND_OPEN_SESSION, KIND_PUBLISH, KIND_PURGE_QUEUE, KIND_SETTLE,
+    MessageHead, Outcome, PublishHead, QueueId, Run, SessionId, Settlement, stored_checksum,
 };
 use crate::queue::Settings;
 use crate::time::Time;
@@ -72,7 +72,7 @@ impl Batch {
             let (this, behind) = rest
                 .split_at_checked(message.body_bytes() as usize)
                 .expect("the sizes of the messages add up to the body");
-            self.message(&message, this);
+            self.message(head.queue, &message, this);
             rest = behind;
             count += 1;
         }
@@ -142,7 +142,8 @@ impl Batch {
         self.bytes.split().freeze()
     }
 
-    fn message(&mut self, head: &MessageHead, body: &[u8]) {
+    fn message(&mut self, queue: QueueId, head: &MessageHead, body: &[u8]) {
+        let at = self.bytes.len();
         self.bytes.put_u32_le(head.payload_bytes);
         self.bytes.put_u32_le(head.headers_bytes);
         self.bytes.put_u16_le(head.key_bytes);
@@ -153,6 +154,8 @@ impl Batch {
         self.bytes.put_u32_le(0);
         self.bytes.put_u64_le(self.stamp.us());
         self.bytes.put_slice(body);
+        let checksum = stored_checksum(queue, &self.bytes[at..]);
+        self.bytes[at + CHECKSUM_AT..at + CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
     }
 
     fn run(&mut self, run: &Run, outcome: Outcome) {

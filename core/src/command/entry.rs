@@ -1,9 +1,9 @@
 //! Reads entries and stored messages: checked, borrowing, never a panic whatever the bytes.
 
 use super::{
-    ENTRY_VERSION, KIND_CREATE_QUEUE, KIND_DELETE_QUEUE, KIND_EXPIRE_SESSIONS, KIND_OPEN_SESSION,
-    KIND_PUBLISH, KIND_PURGE_QUEUE, KIND_SETTLE, MessageHead, Outcome, QueueId, RUN_BYTES, Reader, Run,
-    STORED_HEAD_BYTES, SessionId,
+    CHECKSUM_AT, ENTRY_VERSION, KIND_CREATE_QUEUE, KIND_DELETE_QUEUE, KIND_EXPIRE_SESSIONS,
+    KIND_OPEN_SESSION, KIND_PUBLISH, KIND_PURGE_QUEUE, KIND_SETTLE, MessageHead, Outcome, QueueId, RUN_BYTES,
+    Reader, Run, STORED_HEAD_BYTES, SessionId, stored_checksum,
 };
 use crate::error::Error;
 use crate::queue::Settings;
@@ -237,9 +237,14 @@ impl Iterator for SessionIds<'_> {
 }
 
 impl<'a> StoredMessage<'a> {
-    /// Reads exactly one stored message, as a position and a number of bytes name it.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
+    /// Reads exactly one stored message of a queue, as a position and a number of bytes name it. Bytes that have changed
+    /// since, or are another queue's, are an error.
+    pub fn parse(bytes: &'a [u8], queue: QueueId) -> Result<Self, Error> {
         let mut reader = Reader::new("stored message", bytes);
+        let stored = bytes.get(CHECKSUM_AT..).and_then(|rest| rest.first_chunk::<4>());
+        if stored.is_none_or(|stored| u32::from_le_bytes(*stored) != stored_checksum(queue, bytes)) {
+            return Err(reader.malformed());
+        }
         let (head, published_us) = stored_head(&mut reader)?;
         let key = reader.take(usize::from(head.key_bytes))?;
         let headers = reader.take(head.headers_bytes as usize)?;
@@ -263,7 +268,8 @@ fn stored_head(reader: &mut Reader<'_>) -> Result<(MessageHead, u64), Error> {
         ttl_ms: head.u32()?,
         delay_ms: head.u32()?,
     };
-    head.zero(4).map_err(|_| malformed)?;
+    // Of the checksum: an entry is covered by its record's.
+    head.take(4).map_err(|_| malformed)?;
     Ok((message, head.u64()?))
 }
 

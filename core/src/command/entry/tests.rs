@@ -59,11 +59,19 @@ fn commands_come_back() {
     assert_eq!((publish.queue, publish.session, publish.sequence), (QueueId(3), SessionId(4), 9));
     let messages: Vec<StoredHead> = publish.clone().collect::<Result<_, _>>().unwrap();
     let stored = |message: &StoredHead| &data[message.offset..message.offset + message.bytes as usize];
-    let first = StoredMessage::parse(stored(&messages[0])).unwrap();
+    let first = StoredMessage::parse(stored(&messages[0]), QueueId(3)).unwrap();
     assert_eq!((first.key, first.headers, first.payload), (&b"k"[..], &b"hh"[..], &b"payload"[..]));
     assert_eq!((first.head.priority, first.published_us), (2, 5));
-    let second = StoredMessage::parse(stored(&messages[1])).unwrap();
+    let second = StoredMessage::parse(stored(&messages[1]), QueueId(3)).unwrap();
     assert_eq!(second.payload, b"xy");
+
+    assert!(StoredMessage::parse(stored(&messages[0]), QueueId(4)).is_err(), "another queue's");
+    let whole = stored(&messages[0]);
+    for at in 0..whole.len() {
+        let mut rotten = whole.to_vec();
+        rotten[at] ^= 0x10;
+        assert!(StoredMessage::parse(&rotten, QueueId(3)).is_err(), "byte {at}");
+    }
 
     let Command::Settle { queue, runs } = &commands[1] else { panic!("{commands:?}") };
     let runs: Vec<(Run, Outcome)> = runs.clone().collect::<Result<_, _>>().unwrap();
@@ -135,6 +143,6 @@ fn flipped_bits_never_panic() {
             filled[at] = byte;
             read(&filled);
         }
-        assert!(StoredMessage::parse(&[byte; 40]).is_err());
+        assert!(StoredMessage::parse(&[byte; 40], QueueId(3)).is_err());
     }
 }

@@ -411,7 +411,9 @@ impl Model {
             let message = &self.state.queues[&dispatch.queue].messages[&key(place.0, place.1)];
             assert_eq!(dispatch.deliveries, message.deliveries + 1);
             assert!(dispatch.is_redelivered || message.deliveries == 0);
-            let stored = StoredMessage::parse(self.world.read(dispatch.position, dispatch.bytes)).unwrap();
+            let stored =
+                StoredMessage::parse(self.world.read(dispatch.position, dispatch.bytes), dispatch.queue)
+                    .unwrap();
             let (session, publish, number) = message.payload;
             assert_eq!(stored.payload.len() as u64, message.bytes);
             assert_eq!(stored.payload[..8], publish.to_le_bytes());

@@ -222,7 +222,8 @@ impl World {
             && let Some(dispatch) = self.engine.poll_delivery()
         {
             assert_eq!(self.engine.poll_delivery(), Some(dispatch), "asking changes nothing");
-            let message = StoredMessage::parse(self.read(dispatch.position, dispatch.bytes)).unwrap();
+            let message =
+                StoredMessage::parse(self.read(dispatch.position, dispatch.bytes), dispatch.queue).unwrap();
             assert_eq!(message.head.priority, dispatch.priority);
             self.engine.delivered(&dispatch, self.now);
             sent.push(dispatch);
