@@ -37,6 +37,10 @@ const LOG_RESERVE_BYTES: usize = 64 << 10;
 /// Leases that one turn ends, and what their runs take in the batch at most.
 const LEASES_PER_TURN: usize = 4096;
 const EXPIRED_BYTES_MAX: usize = LEASES_PER_TURN * (RUN_BYTES + COMMAND_HEADER_BYTES + 8);
+/// A session ends when it was not used for so long: a retry that comes later is refused, never stored twice.
+const SESSION_IDLE_NS: u64 = 6 * 3600 * 1_000_000_000;
+const SESSIONS_EVERY_NS: u64 = 60 * 1_000_000_000;
+const SESSIONS_PER_TURN: usize = 4096;
 /// Purged messages let go of in one turn: some tens of microseconds.
 const REAPED_PER_TURN: usize = 4096;
 
@@ -57,6 +61,8 @@ pub(crate) struct Group {
     writes: VecDeque<(u64, Sequence)>,
     /// The stamp of the last batch: time never runs backwards in the log.
     stamp: Time,
+    /// When idle sessions were last looked for.
+    sessions_seen: Time,
     /// The term of the last applied entry.
     applied_term: Term,
     applied: Index,
@@ -112,6 +118,7 @@ impl Group {
             places: start.places,
             writes: VecDeque::new(),
             stamp: Time(0),
+            sessions_seen: Time(0),
             applied_term,
             applied,
             effects: Effects::default(),
@@ -364,6 +371,22 @@ impl Group {
             let settlements = std::mem::take(&mut self.settlements);
             self.open_batch(now).settle(&settlements);
             self.settlements = settlements;
+        }
+    }
+
+    /// Sessions that nobody used for long make room for others. Looked at now and then, as turns happen.
+    pub(crate) fn expire_sessions(&mut self, now: Time, log: &Log) {
+        let is_due = self.sessions_seen.after_ns(SESSIONS_EVERY_NS) <= now;
+        if !is_due || !self.is_serving() || !self.has_room(log, EXPIRED_BYTES_MAX, 0) {
+            return;
+        }
+        self.sessions_seen = now;
+        let idle_since = Time(now.0.saturating_sub(SESSION_IDLE_NS));
+        let mut expired = Vec::new();
+        self.engine.begin_expire_sessions(idle_since, SESSIONS_PER_TURN, &mut expired);
+        if !expired.is_empty() {
+            self.open_batch(now).expire_sessions(&expired);
+            self.open.owe_nobody();
         }
     }
 

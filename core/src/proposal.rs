@@ -24,7 +24,7 @@ pub(crate) struct Proposal {
     receipts: Vec<PendingReceipt>,
     settles: Vec<PendingSettle>,
     /// One per command that is answered at apply, in the order of the commands.
-    answers: Vec<Asked>,
+    answers: Vec<Option<Asked>>,
 }
 
 /// Consecutive publishes of one session over one connection: one receipt answers them all.
@@ -78,7 +78,12 @@ impl Proposal {
     }
 
     pub(crate) fn owe_answer(&mut self, asked: Asked) {
-        self.answers.push(asked);
+        self.answers.push(Some(asked));
+    }
+
+    /// A command of the shard's own: its answer goes nowhere.
+    pub(crate) fn owe_nobody(&mut self) {
+        self.answers.push(None);
     }
 
     pub(crate) fn answer_committed(&mut self, group: GroupId, turn: &mut Turn<'_>) {
@@ -110,7 +115,9 @@ impl Proposal {
         assert!(self.receipts.is_empty(), "a batch commits before it is applied");
         assert_eq!(answers.len(), self.answers.len());
         for (asked, answer) in self.answers.drain(..).zip(answers) {
-            reply::answer(turn.outbox, asked, index, answer);
+            if let Some(asked) = asked {
+                reply::answer(turn.outbox, asked, index, answer);
+            }
         }
     }
 
@@ -126,7 +133,7 @@ impl Proposal {
         for owed in self.settles.drain(..) {
             reply::refuse(turn.outbox, owed.asked, NOT_LEADER);
         }
-        for asked in self.answers.drain(..) {
+        for asked in self.answers.drain(..).flatten() {
             reply::refuse(turn.outbox, asked, NOT_LEADER);
         }
     }

@@ -402,6 +402,7 @@ impl Shard {
         }
         for group in &mut self.groups {
             group.expire_leases(now, &self.log);
+            group.expire_sessions(now, &self.log);
             group.seal(now, &mut self.log);
         }
         self.drive(now, output);
