@@ -37,6 +37,7 @@ impl Node {
                 directory: node._directory.shard_path(shard),
                 listener,
                 cpu: cpus.get((shard % cores) as usize).copied(),
+                is_spinning: config.spin,
                 ready: ready.clone(),
             };
             node.shards.push(launch(start)?);

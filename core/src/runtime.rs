@@ -41,6 +41,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Memory registered with the ring for direct I/O; beyond it buffers come from the heap.
 const IO_MEMORY_BYTES: usize = 8 << 20;
+/// A spinning shard polls for so long before it parks, and is woken more often than that while it may spin.
+const SPIN_BEFORE_PARK: Duration = Duration::from_micros(50);
+const SPIN_TICK: Duration = Duration::from_micros(20);
 /// A shard that cannot get a segment for lack of space asks again after this long.
 const RETRY_SEGMENTS_AFTER: Duration = Duration::from_secs(1);
 
@@ -51,6 +54,7 @@ pub(crate) struct Launch {
     pub(crate) listener: Listener,
     /// `None`: wherever the system likes.
     pub(crate) cpu: Option<usize>,
+    pub(crate) is_spinning: bool,
     /// Told once the shard serves, or why it never will.
     pub(crate) ready: flume::Sender<Result<(), Failure>>,
 }
@@ -85,9 +89,11 @@ pub(crate) fn launch(launch: Launch) -> Result<ShardThread, Failure> {
     let (commands, inbox) = flume::bounded(8);
     let placement = launch.cpu.map_or(Placement::Unbound, Placement::Fixed);
     let name = format!("shard-{}", launch.options.identity.shard);
-    let handle = LocalExecutorBuilder::new(placement)
-        .name(&name)
-        .io_memory(IO_MEMORY_BYTES)
+    let mut builder = LocalExecutorBuilder::new(placement).name(&name).io_memory(IO_MEMORY_BYTES);
+    if launch.is_spinning {
+        builder = builder.spin_before_park(SPIN_BEFORE_PARK);
+    }
+    let handle = builder
         .spawn(move || run(launch, inbox))
         .map_err(|error| Failure::Runtime { why: error.to_string() })?;
     Ok(ShardThread { commands, handle })
@@ -102,6 +108,9 @@ pub(crate) struct Host {
 
     links: RefCell<BTreeMap<ConnectionId, Rc<Link>>>,
     connection_next: Cell<u64>,
+    /// Durable writes under way, and the news that one is done.
+    writes: Cell<usize>,
+    write_done: Signal,
     /// Tasks under way for the devices: writes, reads, segments, sends.
     devices: Cell<usize>,
     /// Bytes of all receive buffers.
@@ -123,7 +132,7 @@ pub(crate) struct Host {
 }
 
 async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Failure> {
-    let Launch { options, directory, listener, ready, .. } = launch;
+    let Launch { options, directory, listener, is_spinning, ready, .. } = launch;
     let (host, acceptor) = match open(options, directory, listener).await {
         Ok(opened) => opened,
         Err(error) => {
@@ -132,13 +141,16 @@ async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Fail
             return Ok(());
         }
     };
-    let tasks = [
+    let mut tasks = vec![
         spawn(accept(host.clone(), acceptor)),
         spawn(turns(host.clone())),
         spawn(deadlines(host.clone())),
         spawn(obey(host.clone(), inbox)),
         spawn(prepare_segments(host.clone())),
     ];
+    if is_spinning {
+        tasks.push(spawn(spin(host.clone())));
+    }
     host.turn.raise();
     let serving = async {
         host.serving.wait().await;
@@ -191,6 +203,8 @@ async fn open(
         clock: Clock::new(),
         links: RefCell::default(),
         connection_next: Cell::new(1),
+        writes: Cell::new(0),
+        write_done: Signal::default(),
         devices: Cell::new(0),
         receive_bytes: Cell::new(0),
         segments: RefCell::default(),
@@ -265,6 +279,17 @@ async fn deadlines(host: Rc<Host>) {
             }
         };
         is_moved.or(sleep(Duration::from_nanos(left))).await;
+    }
+}
+
+/// Keeps a spinning shard from parking, but for the time of a durable write: the kernel finishes one in a worker
+/// of this core, which a spinning thread would starve for milliseconds.
+async fn spin(host: Rc<Host>) {
+    loop {
+        match host.writes.get() {
+            0 => sleep(SPIN_TICK).await,
+            _ => host.write_done.wait().await,
+        }
     }
 }
 
@@ -391,8 +416,11 @@ impl Host {
             let Some(at) = shard.poll_write(page.as_bytes_mut()) else { return };
             drop(shard);
             let host = self.clone();
+            self.writes.set(self.writes.get() + 1);
             self.device(async move {
                 host.disk.write(at, page).await;
+                host.writes.set(host.writes.get() - 1);
+                host.write_done.raise();
                 host.step(Input::Written { id: at.id });
             });
         }
