@@ -8,7 +8,7 @@ use super::{
     read_alone,
 };
 use crate::archive::{self, Slice, Str};
-use crate::frame::{Frame, FrameError};
+use crate::frame::{Frame, FrameError, HEADER_BYTES};
 
 /// The first frame of a connection.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
@@ -143,6 +143,11 @@ words! {
     Settle<'_> => Settle;
     Unsubscribe => Unsubscribe;
     Ping => Ping;
+}
+
+/// Length of a `Publish` frame of so many messages, whose key, headers and payload have so many bytes together.
+pub fn publish_frame_bytes(messages: usize, body_bytes: u64) -> u64 {
+    (HEADER_BYTES + PUBLISH_ROOT_BYTES + messages * size_of::<ArchivedMessageHead>()) as u64 + body_bytes
 }
 
 /// A decoded request, borrowed from the receive buffer.

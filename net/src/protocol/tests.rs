@@ -300,6 +300,12 @@ fn every_frame_decodes_to_what_was_encoded() {
 }
 
 #[test]
+fn the_length_of_a_publish_is_known_before_it_is_encoded() {
+    let bytes = &requests()[9];
+    assert_eq!(publish_frame_bytes(2, 10), bytes.len() as u64);
+}
+
+#[test]
 fn messages_come_apart_where_they_were_joined() {
     let bytes = &requests()[9];
     let Request::Publish(view) = Request::decode(&whole(bytes)).unwrap() else { panic!("not a publish") };

@@ -1,0 +1,299 @@
+//! The machine without sockets: bytes in, bytes out.
+
+use ringmain_net::frame::{self, FRAME_BYTES_MAX};
+use ringmain_net::protocol::{
+    DeliveryHead, Kind, Outcome, Pong, QueueOpened, QueueSettings, Receipt, Request, SessionOpened,
+    Subscribed, Words,
+};
+
+use super::settler::{Lease, Settler};
+use super::*;
+use crate::message::Message;
+
+/// A machine, and the other end of its only connection, which sees whole frames.
+struct World {
+    machine: Machine,
+    now: Instant,
+    received: Vec<u8>,
+    seen: Vec<(Kind, u64, Vec<u8>)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let options = Options { addresses: Address::parse_list("shard:7400").unwrap(), ..Options::default() };
+        let now = Instant::now();
+        let mut world =
+            Self { machine: Machine::new(options, 1, now), now, received: Vec::new(), seen: Vec::new() };
+        world.connect();
+        world
+    }
+
+    fn connect(&mut self) {
+        self.now += Duration::from_secs(2);
+        self.machine.on_time(self.now);
+        while self.machine.poll_drop().is_some() {}
+        assert_eq!(self.machine.poll_dial(self.now).unwrap().0, 0);
+        self.machine.on_connected(0, self.now);
+        self.send_all();
+        let shards = vec![ShardAddress { host: String::new(), port: 7400 }];
+        let welcome = Welcome {
+            protocol: 1,
+            cluster: 1,
+            node: 1,
+            shard: 0,
+            message_bytes_max: 1 << 20,
+            frame_bytes_max: FRAME_BYTES_MAX,
+            inflight_frames_max: 4096,
+            shards,
+        };
+        self.reply(1, &welcome);
+    }
+
+    fn reply(&mut self, request: u64, words: &impl Words) {
+        let mut bytes = Vec::new();
+        frame::encode(&mut bytes, request, words, &[]);
+        self.receive(&bytes);
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        // In the smallest pieces that a connection may deliver.
+        for byte in bytes.chunks(7) {
+            self.machine.inbox(0)[..byte.len()].copy_from_slice(byte);
+            self.machine.on_received(0, byte.len(), self.now);
+        }
+    }
+
+    /// Takes at most so many bytes; answers how many there were.
+    fn send(&mut self, limit: usize) -> usize {
+        let mut slices = Slices::new();
+        self.machine.transmit(0, &mut slices);
+        let mut left = limit;
+        let mut sent = 0;
+        for slice in slices.as_slice() {
+            let part = slice.len().min(left);
+            self.received.extend_from_slice(&slice[..part]);
+            left -= part;
+            sent += part;
+        }
+        self.machine.on_transmitted(0, sent);
+        self.cut_frames();
+        sent
+    }
+
+    fn send_all(&mut self) {
+        while self.send(usize::MAX) > 0 {}
+        assert!(self.received.is_empty(), "a frame was not finished");
+    }
+
+    fn cut_frames(&mut self) {
+        let received = std::mem::take(&mut self.received);
+        let mut rest = &received[..];
+        while let Some(frame) = frame::split(rest, FRAME_BYTES_MAX).expect("frames arrive whole and unmixed")
+        {
+            Request::decode(&frame).unwrap();
+            let kind = Kind::try_from(frame.kind).unwrap();
+            self.seen.push((kind, frame.request, frame.body.to_vec()));
+            rest = &rest[frame.bytes..];
+        }
+        self.received = rest.to_vec();
+    }
+
+    /// The request number of the last frame of this kind.
+    fn last(&self, kind: Kind) -> u64 {
+        self.seen.iter().rev().find(|(seen, ..)| *seen == kind).expect("such a frame was sent").1
+    }
+
+    fn producer(&mut self, session: u64) -> u64 {
+        let id = self.machine.open_producer("orders", "", self.now);
+        self.send_all();
+        let settings = QueueSettings::default();
+        self.reply(self.last(Kind::OpenQueue), &QueueOpened { queue: 9, settings });
+        self.send_all();
+        self.reply(self.last(Kind::OpenSession), &SessionOpened { session, epoch: 1, last_sequence: 0 });
+        assert_eq!(self.machine.producer_verdict(id), Some(Ok(())));
+        id
+    }
+
+    fn consumer(&mut self) -> u64 {
+        let id = self.machine.open_consumer("orders", 10, self.now);
+        self.send_all();
+        let settings = QueueSettings::default();
+        self.reply(self.last(Kind::OpenQueue), &QueueOpened { queue: 9, settings });
+        self.send_all();
+        self.reply(self.last(Kind::Subscribe), &Subscribed { consumer: 1 });
+        assert_eq!(self.machine.consumer_verdict(id), Some(Ok(())));
+        id
+    }
+
+    fn offer(&mut self, producer: u64, payload: &[u8]) {
+        self.machine.offer(producer, &[Message::new(payload)], self.now).unwrap();
+    }
+
+    fn settle(&mut self, consumer: u64) {
+        let mut settler = Settler::default();
+        settler.push(Lease { generation: 1, sequence: 1, deliveries: 1, priority: 0 }, Outcome::Ack);
+        self.machine.settle(consumer, &mut settler, 1, 0);
+    }
+}
+
+#[test]
+fn frames_never_mix_however_little_is_taken() {
+    let mut world = World::new();
+    let (a, b) = (world.producer(11), world.producer(12));
+    let consumer = world.consumer();
+    world.seen.clear();
+    let mut random = Random::new(5);
+    let mut sent = [0_usize; 2];
+    for round in 0..400 {
+        let payload = vec![round as u8; (random.next() >> 50) as usize];
+        let producer = usize::from(random.next() & 1 == 0);
+        if world.machine.offer([a, b][producer], &[Message::new(&payload)], world.now).is_ok() {
+            sent[producer] += 1;
+        }
+        if round % 5 == 0 {
+            world.settle(consumer);
+        }
+        let limit = (random.next() >> 49) as usize;
+        world.send(limit);
+    }
+    world.send_all();
+    let count = |kind: Kind| world.seen.iter().filter(|(seen, ..)| *seen == kind).count();
+    assert_eq!(count(Kind::Publish), sent[0] + sent[1]);
+    assert_eq!(count(Kind::Settle), 80);
+}
+
+#[test]
+fn a_frame_larger_than_one_write_is_finished_before_anything_else() {
+    let mut world = World::new();
+    let (a, b) = (world.producer(11), world.producer(12));
+    let consumer = world.consumer();
+    world.seen.clear();
+    let megabyte = vec![1; 1 << 20];
+    let messages = [Message::new(&megabyte), Message::new(&megabyte), Message::new(&megabyte)];
+    world.machine.offer(a, &messages, world.now).unwrap();
+    world.send(1 << 20);
+    world.settle(consumer);
+    world.offer(b, b"x");
+    world.send_all();
+    let kinds: Vec<_> = world.seen.iter().map(|(kind, _, body)| (*kind, body.len())).collect();
+    assert_eq!(kinds, [(Kind::Publish, 3 << 20), (Kind::Settle, 0), (Kind::Publish, 1)]);
+}
+
+#[test]
+fn settles_go_before_publishes_that_wait() {
+    let mut world = World::new();
+    let producer = world.producer(11);
+    let consumer = world.consumer();
+    world.seen.clear();
+    world.offer(producer, b"x");
+    world.settle(consumer);
+    world.send_all();
+    assert_eq!(world.seen[0].0, Kind::Settle);
+}
+
+#[test]
+fn what_is_sent_again_is_the_same_byte_for_byte() {
+    let mut world = World::new();
+    let producer = world.producer(11);
+    for payload in [b"one", b"two"] {
+        world.offer(producer, payload);
+    }
+    world.send_all();
+    let first = world.seen.split_off(world.seen.len() - 2);
+    world.machine.on_lost(0, "the test says so".to_owned(), world.now);
+    world.connect();
+    world.send_all();
+    assert_eq!(world.seen.split_off(world.seen.len() - 2), first);
+    let receipt =
+        Receipt { session: 11, first_sequence: 1, last_sequence: 2, flags: 1, ..Receipt::default() };
+    world.reply(2, &receipt);
+    let completion = world.machine.poll_completion(producer).unwrap();
+    assert!(completion.result.unwrap().duplicate);
+    assert!(world.machine.poll_completion(producer).is_some());
+    assert!(world.machine.is_drained());
+}
+
+#[test]
+fn receipts_for_what_was_not_sent_are_not_believed() {
+    let mut world = World::new();
+    let producer = world.producer(11);
+    world.offer(producer, b"x");
+    let receipt = Receipt { session: 11, first_sequence: 0, last_sequence: u64::MAX, ..Receipt::default() };
+    world.reply(1, &receipt);
+    assert!(world.machine.poll_completion(producer).is_none());
+    // Nor are receipts of sessions that nobody has.
+    world.reply(1, &Receipt { session: 99, ..receipt });
+    assert!(world.machine.links[0].is_up());
+}
+
+#[test]
+fn a_shard_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
+    let delivery = |count: usize| {
+        let mut bytes = Vec::new();
+        let messages = vec![DeliveryHead::default(); count];
+        let words = ringmain_net::protocol::Delivery { consumer: 1, queue: 9, messages: &messages };
+        frame::encode(&mut bytes, 0, &words, &[]);
+        bytes
+    };
+    let mut unknown = Vec::new();
+    frame::encode(&mut unknown, 1, &Pong, &[]);
+    unknown[9] = 77;
+    let checks: [(&str, Vec<u8>); 3] = [
+        ("more than the credit", delivery(11)),
+        ("checksum", unknown),
+        ("at most", b"HTTP/1.1 400 Bad Request\r\n".to_vec()),
+    ];
+    for (reason, bytes) in checks {
+        let mut world = World::new();
+        let producer = world.producer(11);
+        world.consumer();
+        world.offer(producer, b"x");
+        world.receive(&delivery(10));
+        assert!(world.machine.links[0].is_up());
+        world.receive(&bytes);
+        let error = world.machine.links[0].last_error.clone().unwrap();
+        assert!(error.contains(reason), "{error}");
+        world.connect();
+        world.send_all();
+        assert!(world.seen.iter().any(|(kind, _, body)| (*kind, &body[..]) == (Kind::Publish, b"x")));
+    }
+}
+
+#[test]
+fn silence_is_asked_about_and_then_ended() {
+    let mut world = World::new();
+    let Options { ping_after, silence_max, .. } = *world.machine.options();
+    let heard = world.now;
+    world.now = heard + ping_after;
+    world.machine.on_time(world.now);
+    world.send_all();
+    assert_eq!(world.seen.last().unwrap().0, Kind::Ping);
+    assert!(world.machine.next_deadline() <= heard + silence_max);
+    world.now = heard + silence_max;
+    world.machine.on_time(world.now);
+    assert!(!world.machine.links[0].is_up());
+    assert_eq!(world.machine.poll_drop(), Some(0));
+}
+
+#[test]
+fn an_answer_ends_the_silence() {
+    let mut world = World::new();
+    let Options { ping_after, silence_max, .. } = *world.machine.options();
+    let heard = world.now;
+    world.now = heard + ping_after;
+    world.machine.on_time(world.now);
+    world.send_all();
+    world.reply(world.last(Kind::Ping), &Pong);
+    world.now = heard + silence_max;
+    world.machine.on_time(world.now);
+    assert!(world.machine.links[0].is_up());
+}
+
+#[test]
+fn events_are_kept_within_bounds() {
+    let mut world = World::new();
+    for _ in 0..1000 {
+        world.machine.event(Event::Silent { address: "a:1".to_owned() });
+    }
+    assert_eq!(std::iter::from_fn(|| world.machine.poll_event()).count(), EVENTS_MAX);
+}
