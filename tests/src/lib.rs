@@ -14,5 +14,6 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests: what cannot go on says where")]
 
 pub mod disk;
+pub mod log;
 pub mod rng;
 pub mod world;
