@@ -13,6 +13,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of it is tests: what cannot go on says where")]
 
+pub mod checker;
 pub mod disk;
 pub mod log;
 pub mod rng;
