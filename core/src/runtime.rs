@@ -120,6 +120,8 @@ pub(crate) struct Host {
     segments_due: Signal,
     /// The shard has something to do.
     turn: Signal,
+    /// The last turn had more to do than its share.
+    is_unfinished: Cell<bool>,
     /// The next deadline may have moved.
     deadline: Signal,
     /// Raised once: the shard leads its groups.
@@ -210,6 +212,7 @@ async fn open(
         segments: RefCell::default(),
         segments_due: Signal::default(),
         turn: Signal::default(),
+        is_unfinished: Cell::new(false),
         deadline: Signal::default(),
         serving: Signal::default(),
         is_serving: Cell::new(false),
@@ -244,6 +247,11 @@ async fn turns(host: Rc<Host>) {
         host.step(Input::Turn);
         host.submit_writes();
         host.deadline.raise();
+        if host.is_unfinished.replace(false) {
+            // Long enough for the reactor to look at the devices before the next turn.
+            sleep(Duration::from_micros(1)).await;
+            host.turn.raise();
+        }
         if !host.is_serving.get() && host.shard.borrow().is_serving() {
             host.is_serving.set(true);
             host.serving.raise();
@@ -383,9 +391,7 @@ impl Host {
         for id in output.closes.drain(..) {
             self.with_link(id, |link| link.close(self));
         }
-        if output.is_unfinished {
-            self.turn.raise();
-        }
+        self.is_unfinished.set(output.is_unfinished);
         if output.is_stopped {
             self.end(Ok(()));
         }

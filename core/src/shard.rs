@@ -160,6 +160,8 @@ pub struct Shard {
     relocation: Relocation,
     /// Connections whose next frame found no room.
     paused: Vec<ConnectionId>,
+    /// Something in flight came to its end since they were last offered again.
+    has_new_room: bool,
     /// When the log was last appended to; a while after, the last record is vouched for.
     appended_at: Option<Time>,
     superblock_counter: u64,
@@ -201,6 +203,7 @@ impl Shard {
             dispatcher: Dispatcher::default(),
             relocation: Relocation::default(),
             paused: Vec::new(),
+            has_new_room: false,
             appended_at: None,
             superblock_counter: superblock.map_or(0, |superblock| superblock.counter),
             is_stopping: false,
@@ -219,8 +222,8 @@ impl Shard {
             Input::Sent { connection, bytes } => self.on_sent(connection, bytes, output),
             Input::Closed { connection } => self.on_closed(connection),
             Input::Written { id } => self.on_written(now, id, output),
-            Input::SegmentReady { number } => self.log.on_segment_ready(number),
-            Input::SegmentRefused { number } => self.log.on_segment_refused(number),
+            Input::SegmentReady { number } => self.on_segment_ready(number),
+            Input::SegmentRefused { number } => self.on_segment_refused(number),
             Input::RetrySegments => self.log.retry_segments(),
             Input::Read { position, bytes } => self.on_read(position, bytes),
             Input::SuperblockWritten => self.checkpointer.on_superblock_written(&mut self.log),
@@ -317,6 +320,7 @@ impl Shard {
                 }
                 Ok(Some(frame)) => {
                     let is_choked = connection.is_choked();
+                    connection.choked |= is_choked;
                     if connection.stage == Stage::Open {
                         self.outbox.connections.disarm(id);
                     }
@@ -372,6 +376,18 @@ impl Shard {
             group.on_durable(durable_upto);
         }
         self.drive(now, output);
+        self.has_new_room = true;
+    }
+
+    fn on_segment_ready(&mut self, number: u64) {
+        self.log.on_segment_ready(number);
+        self.has_new_room = true;
+    }
+
+    fn on_segment_refused(&mut self, number: u64) {
+        self.log.on_segment_refused(number);
+        // No room came, but those who wait for it can be told so.
+        self.has_new_room = true;
     }
 
     fn drive(&mut self, now: Time, output: &mut Output) {
@@ -493,14 +509,13 @@ impl Shard {
     fn finish_turn(&mut self, output: &mut Output) {
         output.sends.append(&mut self.outbox.dirty);
         output.closes.append(&mut self.outbox.closing);
-        let (log, groups) = (&self.log, &self.groups);
-        let can_resume = groups.iter().all(|group| group.has_room(log, 0, 0));
-        if can_resume {
+        // Only when there is more room than when they were paused: asking again in vain would never end.
+        if std::mem::take(&mut self.has_new_room) {
             let connections = &mut self.outbox.connections;
             self.paused.retain(|id| {
                 let Some(connection) = connections.get_mut(*id) else { return false };
-                if connection.is_choked() {
-                    connection.choked = true;
+                // What was sent wakes it, not what was written.
+                if connection.choked {
                     return true;
                 }
                 connection.paused = false;

@@ -93,7 +93,8 @@ pub use reply::{
 pub(crate) use request::PUBLISH_ROOT_BYTES;
 pub use request::{
     CreateQueue, DeleteQueue, Hello, ListQueues, Metadata, OpenQueue, OpenSession, Ping, Publish,
-    PublishView, PurgeQueue, Request, Settle, SettleView, ShowQueue, Subscribe, Unsubscribe, publish_frame_bytes,
+    PublishView, PurgeQueue, Request, Settle, SettleView, ShowQueue, Subscribe, Unsubscribe,
+    publish_frame_bytes,
 };
 
 /// The protocol that `Hello` and `Welcome` name.

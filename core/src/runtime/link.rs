@@ -13,11 +13,14 @@ use crate::connection::ConnectionId;
 use crate::shard::Input;
 use ringmain_net::socket::{Closer, Connection, Reader, Writer};
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// A connection at rest holds this much; many small frames fit.
 const RECEIVE_BYTES_MIN: usize = 16 << 10;
+/// A connection that fills its buffer gets a larger one, up to this, and beyond it only for a larger frame.
+const RECEIVE_BYTES_BUSY: usize = 256 << 10;
 /// Receive buffers of all connections of a shard together; who needs more then is closed.
 const RECEIVE_BYTES_MAX: usize = 256 << 20;
 /// What was said last has this long to reach the client before the connection goes.
@@ -120,7 +123,13 @@ impl Link {
     async fn receive(self: Rc<Self>, host: Rc<Host>, mut reader: Reader) {
         let mut buffer = ReceiveBuffer::new(&host.receive_bytes);
         while let Some(room) = buffer.room() {
-            match reader.read(room).await {
+            // Always by way of the reactor, even if more is there: a client that sends without end would keep this
+            // task running, and no write would be seen to finish.
+            if reader.readable().await.is_err() {
+                break;
+            }
+            match reader.try_read(room) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Ok(0) | Err(_) => break,
                 Ok(bytes) => buffer.filled += bytes,
             }
@@ -157,12 +166,14 @@ struct ReceiveBuffer<'a> {
     /// Invariant: consumed ≤ filled ≤ storage.len().
     consumed: usize,
     filled: usize,
+    /// One read filled it: a larger one would take more at once.
+    is_busy: bool,
 }
 
 impl<'a> ReceiveBuffer<'a> {
     fn new(budget: &'a Cell<usize>) -> Self {
         budget.set(budget.get() + RECEIVE_BYTES_MIN);
-        Self { budget, storage: vec![0; RECEIVE_BYTES_MIN], consumed: 0, filled: 0 }
+        Self { budget, storage: vec![0; RECEIVE_BYTES_MIN], consumed: 0, filled: 0, is_busy: false }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -170,6 +181,7 @@ impl<'a> ReceiveBuffer<'a> {
     }
 
     fn consume(&mut self, bytes: usize) {
+        self.is_busy |= self.filled == self.storage.len();
         self.consumed += bytes;
         assert!(self.consumed <= self.filled);
         if self.consumed == self.filled {
@@ -183,7 +195,8 @@ impl<'a> ReceiveBuffer<'a> {
             self.storage.copy_within(self.consumed..self.filled, 0);
             (self.consumed, self.filled) = (0, self.filled - self.consumed);
         }
-        if self.filled == self.storage.len() {
+        if self.filled == self.storage.len() || self.is_busy && self.storage.len() < RECEIVE_BYTES_BUSY {
+            self.is_busy = false;
             let more = self.storage.len();
             if RECEIVE_BYTES_MAX < self.budget.get() + more {
                 return None;
