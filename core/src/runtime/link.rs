@@ -67,7 +67,7 @@ impl Link {
         host.take_outgoing(self.id, &mut bytes);
         let sent = match writer.try_write(&bytes) {
             Ok(sent) => sent,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             // The reader sees the end of the connection too and reports it.
             Err(_) => {
                 self.closer.close();
@@ -186,6 +186,11 @@ impl<'a> ReceiveBuffer<'a> {
         assert!(self.consumed <= self.filled);
         if self.consumed == self.filled {
             (self.consumed, self.filled) = (0, 0);
+            // The large frame that it grew for has gone.
+            if RECEIVE_BYTES_BUSY < self.storage.len() {
+                self.budget.set(self.budget.get() - self.storage.len() + RECEIVE_BYTES_MIN);
+                self.storage = vec![0; RECEIVE_BYTES_MIN];
+            }
         }
     }
 
