@@ -25,7 +25,7 @@ const GLOMMIO: [&str; 4] =
     ["core/src/runtime.rs", "core/src/runtime/mesh.rs", "wal/src/disk.rs", "net/src/socket.rs"];
 /// A function of its inputs: no clock, no file, no thread, no chance, no order that depends on chance.
 const PURE: [&str; 4] = ["core/src/", "net/src/", "replication/src/", "wal/src/"];
-const IMPURE: [&str; 12] = [
+const IMPURE: [&str; 13] = [
     "core/src/cli.rs",
     "core/src/cli/",
     "core/src/config.rs",
@@ -37,6 +37,7 @@ const IMPURE: [&str; 12] = [
     "core/src/runtime/",
     "net/src/socket.rs",
     "wal/src/disk.rs",
+    "wal/src/disk/",
     "wal/src/inspect.rs",
 ];
 const IMPURE_PATHS: [&[&str]; 12] = [
@@ -155,7 +156,9 @@ fn dependencies_stay_in_direction(own: &str, manifest: &str) -> Findings {
 }
 
 fn glommio_stays_in_its_files(source: &Source) -> Findings {
-    if source.is_among(&GLOMMIO) {
+    // The tests of such a file need an executor to run it on.
+    let stem = source.path.trim_end_matches("/tests.rs").trim_end_matches(".rs");
+    if GLOMMIO.iter().any(|file| file.trim_end_matches(".rs") == stem) {
         return Findings::new();
     }
     let named = tokens(&source.blanked).into_iter().filter(|token| token.text == "glommio");

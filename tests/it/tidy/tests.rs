@@ -83,6 +83,8 @@ fn glommio_elsewhere_is_found() {
     check(rule, "core/src/runtime/inbox.rs", "\nfn f() { glommio::yield_if_needed() }", &[2]);
     check(rule, "core/src/broker.rs", "// glommio carries it\nconst A: &str = \"glommio\";", &[]);
     check(rule, "wal/src/disk.rs", "use glommio::io::DmaFile;", &[]);
+    check(rule, "wal/src/disk/tests.rs", "use glommio::LocalExecutor;", &[]);
+    check(rule, "wal/src/disk/preflight.rs", "use glommio::LocalExecutor;", &[1]);
 }
 
 #[test]
