@@ -150,6 +150,8 @@ impl GroupReplay {
     fn on_entry(&mut self, entry: Entry, place: Place) -> Result<(), Failure> {
         let next = self.next_index();
         if entry.index <= self.base.0 {
+            // The state has it already; but whoever wrote it here replaced everything behind it.
+            self.pending.clear();
             return Ok(());
         }
         // A leader of a later term replaced the tail: the log is truncated from here on.
