@@ -425,6 +425,10 @@ impl Shard {
         self.maintain(output);
         self.dispatch(now, output);
         self.vouch(now);
+        if self.is_stopping && self.is_quiet() {
+            self.say_goodbye();
+            output.is_stopped = true;
+        }
         self.finish_turn(output);
     }
 
@@ -523,7 +527,14 @@ impl Shard {
                 false
             });
         }
-        output.is_stopped = self.is_stopping && self.is_quiet();
+    }
+
+    /// Everything admitted is answered: every client is told before its connection ends.
+    fn say_goodbye(&mut self) {
+        let ids: Vec<ConnectionId> = self.outbox.connections.ids().collect();
+        for id in ids {
+            self.outbox.close(id, Code::ShuttingDown, "this node is shutting down");
+        }
     }
 
     fn is_quiet(&self) -> bool {

@@ -295,6 +295,25 @@ fn acknowledged_publish_survives_a_restart_once() {
 }
 
 #[test]
+fn stopping_shard_finishes_refuses_and_says_goodbye() {
+    let mut world = World::new();
+    let queue = world.create(QueueSettings::default());
+    let session = world.session();
+    assert_eq!(world.publish(queue, (session, 1), 0, b"1"), "stored");
+    world.step(Input::Stop);
+    assert!(world.output.is_stopped);
+    let mut code = None;
+    world.replies(|_, reply| {
+        if let Reply::Closing(closing) = reply {
+            code = Some(Code::from(closing.code));
+        }
+    });
+    assert_eq!(code, Some(Code::ShuttingDown));
+    world.restart();
+    assert_eq!(world.show().ready, 1);
+}
+
+#[test]
 fn full_queue_refuses_and_is_never_overshot() {
     let mut world = World::new();
     let queue = world.create(QueueSettings { max_length: 2, ..QueueSettings::default() });
