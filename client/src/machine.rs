@@ -280,7 +280,7 @@ impl Machine {
         self.due = now;
         self.event(Event::Lost { address: address.clone(), reason: reason.clone() });
         let lost = Error::Lost { address, reason };
-        for pending in pending.into_values() {
+        for (_, pending) in pending {
             match pending {
                 Pending::Call { call } => self.on_call_lost(call, &lost, now),
                 Pending::Settle { token, .. } => self.settled(token, Err(lost.clone())),

@@ -76,7 +76,8 @@ pub(crate) struct Link {
     /// Frames of all kinds but `Publish`, and how much of them is sent.
     control: Vec<u8>,
     control_sent: usize,
-    requests: BTreeMap<u64, Pending>,
+    /// By number, which rises. Answers come in about that order, so the first is usually the one.
+    requests: VecDeque<(u64, Pending)>,
     next_request: u64,
 }
 
@@ -102,7 +103,7 @@ impl Link {
             inbox: Inbox::default(),
             control: Vec::new(),
             control_sent: 0,
-            requests: BTreeMap::new(),
+            requests: VecDeque::new(),
             next_request: 1,
         }
     }
@@ -146,7 +147,7 @@ impl Link {
     }
 
     /// Forgets everything of the connection that ended; answers what was waiting for it.
-    pub(crate) fn reset(&mut self, until: Instant, reason: String) -> BTreeMap<u64, Pending> {
+    pub(crate) fn reset(&mut self, until: Instant, reason: String) -> VecDeque<(u64, Pending)> {
         self.phase = Phase::Waiting { until };
         self.attempts = self.attempts.saturating_add(1);
         self.last_error = Some(reason);
@@ -162,18 +163,19 @@ impl Link {
     pub(crate) fn request(&mut self, pending: Pending, words: &impl Words) {
         let request = self.next_request;
         self.next_request += 1;
-        self.requests.insert(request, pending);
+        self.requests.push_back((request, pending));
         frame::encode(&mut self.control, request, words, &[]);
     }
 
     /// What the reply to this request is for; `None` if there was no such request.
     pub(crate) fn answered(&mut self, request: u64) -> Option<Pending> {
-        self.requests.remove(&request)
+        let index = self.requests.binary_search_by_key(&request, |(number, _)| *number).ok()?;
+        self.requests.remove(index).map(|(_, pending)| pending)
     }
 
     /// Settles without an answer.
     pub(crate) fn settles(&self) -> usize {
-        self.requests.values().filter(|pending| matches!(pending, Pending::Settle { .. })).count()
+        self.requests.iter().filter(|(_, pending)| matches!(pending, Pending::Settle { .. })).count()
     }
 
     pub(crate) fn control(&self) -> &[u8] {
