@@ -197,6 +197,11 @@ impl Client {
         self.shared.borrow_mut().idle(None);
     }
 
+    /// As [`Client::idle`], but not beyond this moment.
+    pub fn idle_until(&self, until: Instant) {
+        self.shared.borrow_mut().idle(Some(until));
+    }
+
     /// The next change that the client has coped with by itself; the last 256 are kept.
     pub fn poll_event(&self) -> Option<Event> {
         self.shared.borrow_mut().machine.poll_event()
