@@ -144,7 +144,6 @@ async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Fail
         }
     };
     let mut tasks = vec![
-        spawn(accept(host.clone(), acceptor)),
         spawn(turns(host.clone())),
         spawn(deadlines(host.clone())),
         spawn(obey(host.clone(), inbox)),
@@ -154,13 +153,20 @@ async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Fail
         tasks.push(spawn(spin(host.clone())));
     }
     host.turn.raise();
+    let mut accepting = None;
     let serving = async {
         host.serving.wait().await;
+        // Not before: a publish sent again must not be refused by a shard that cannot know yet whether it has it.
+        accepting = Some(spawn(accept(host.clone(), acceptor)));
         // Nobody is there to hear it only if the start was given up.
         let _ = ready.send(Ok(()));
         std::future::pending().await
     };
     serving.or(host.over.wait()).await;
+    // Nobody comes in any more while those who are in leave: nobody would show him out.
+    if let Some(accepting) = accepting {
+        accepting.cancel().await;
+    }
     let links: Vec<Rc<Link>> = std::mem::take(&mut *host.links.borrow_mut()).into_values().collect();
     for link in links {
         link.cancel().await;
@@ -171,7 +177,13 @@ async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Fail
     for task in tasks {
         task.cancel().await;
     }
-    let outcome = host.outcome.replace(Ok(()));
+    let mut outcome = host.outcome.replace(Ok(()));
+    if !host.is_serving.get() {
+        // Whoever waits for the start is told why there is none: the other shards may serve for ever.
+        let stopped = || Failure::Runtime { why: "it was ended before it served".to_owned() };
+        let why = std::mem::replace(&mut outcome, Ok(())).err().unwrap_or_else(stopped);
+        let _ = ready.send(Err(why));
+    }
     // Every task is over, so this is the last one who holds it.
     if let Ok(host) = Rc::try_unwrap(host) {
         host.disk.close().await;
