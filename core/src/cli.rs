@@ -1,11 +1,17 @@
 //! The command line: one file a command, in the order in which `ringmain --help` lists them.
 
-#![expect(dead_code, reason = "the commands that talk to a broker come with the client crate")]
-
 mod args;
+mod broker;
+mod cluster;
 mod completions;
+mod consume;
 mod demo;
+mod link;
 mod output;
+mod publish;
+mod queue;
+mod server;
+mod wal;
 
 use std::fmt;
 use std::io;
@@ -29,8 +35,14 @@ pub(crate) enum Failure {
 pub(crate) fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
+        Command::Demo(options) => demo::run(options),
+        Command::Server(options) => server::run(options),
+        Command::Queue(options) => queue::run(options),
+        Command::Publish(options) => publish::run(options),
+        Command::Consume(options) => consume::run(options),
+        Command::Cluster(options) => cluster::run(options),
+        Command::Wal(options) => wal::run(options),
         Command::Completions { shell } => completions::print(shell),
-        _ => Err(Failure::Told("later".to_owned())),
     };
     match result {
         Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
@@ -45,6 +57,16 @@ pub(crate) fn run() -> ExitCode {
 impl Failure {
     pub(crate) fn told(why: impl fmt::Display) -> Self {
         Self::Told(why.to_string())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Told(why) => formatter.write_str(why),
+            Self::Judged => formatter.write_str("the result is bad"),
+            Self::Unread => formatter.write_str("nobody reads the output"),
+        }
     }
 }
 

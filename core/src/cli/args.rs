@@ -38,6 +38,7 @@ pub(crate) enum Command {
     /// Look at a cluster, and change it
     Cluster(Cluster),
     /// Check or print the log of a stopped node
+    #[command(subcommand)]
     Wal(Wal),
     /// Print the completions of a shell
     Completions { shell: clap_complete::Shell },
@@ -263,23 +264,17 @@ pub(crate) enum ClusterAction {
     },
 }
 
-#[derive(Args)]
-pub(crate) struct Wal {
-    #[command(subcommand)]
-    pub(crate) action: WalAction,
-    /// How results are printed
-    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
-    pub(crate) output: Format,
-}
-
 #[derive(Subcommand)]
-pub(crate) enum WalAction {
+pub(crate) enum Wal {
     /// Read everything and say, segment by segment, what is whole, torn or rotten
     Verify {
         /// A data directory, or one shard's directory in it
         directory: PathBuf,
+        /// How the report is printed
+        #[arg(long, value_name = "FORMAT", default_value = "text")]
+        output: Format,
     },
-    /// Print every record
+    /// Print every record, a line each
     Dump {
         /// A data directory, or one shard's directory in it
         directory: PathBuf,

@@ -44,7 +44,6 @@ pub(super) enum Class {
 /// One sample, before it becomes a message.
 #[derive(Debug)]
 pub(super) struct Reading {
-    pub(super) topic: Topic,
     pub(super) class: Class,
     pub(super) source: String,
     pub(super) figures: Figures,
@@ -178,7 +177,7 @@ impl Cores {
             let source = format!("cpu{}", core.core);
             let settled = self.recent.front().is_some_and(|(at, _)| now.duration_since(*at) >= LOAD_WINDOW);
             if let Some(alarm) = self.alarm(core.core, load_percent, settled) {
-                readings.push(alarm_of(Topic::Cores, &source, alarm, load_percent));
+                readings.push(alarm_of(&source, alarm, load_percent));
             }
             let figures = Figures::Core {
                 load_percent,
@@ -188,7 +187,7 @@ impl Cores {
                 wait_ms: core.wait * TICK_MS,
                 stolen_ms: core.stolen * TICK_MS,
             };
-            readings.push(Reading { topic: Topic::Cores, class: Class::Core, source, figures });
+            readings.push(Reading { class: Class::Core, source, figures });
         }
         self.recent.push_back((now, cores));
     }
@@ -247,12 +246,7 @@ impl Devices {
             readings.push(device(format!("net.{name}"), figures));
         }
         if errors_total > self.errors {
-            readings.push(alarm_of(
-                Topic::Devices,
-                "net",
-                "packets are lost",
-                (errors_total - self.errors) as f64,
-            ));
+            readings.push(alarm_of("net", "packets are lost", (errors_total - self.errors) as f64));
         }
         self.errors = errors_total;
     }
@@ -262,10 +256,10 @@ impl Devices {
         let share = percent(*available_kib, *total_kib);
         if !self.short_of_memory && share < MEMORY_ALARM_PERCENT {
             self.short_of_memory = true;
-            readings.push(alarm_of(Topic::Devices, "memory", "memory is short", share));
+            readings.push(alarm_of("memory", "memory is short", share));
         } else if self.short_of_memory && share > MEMORY_CALM_PERCENT {
             self.short_of_memory = false;
-            readings.push(alarm_of(Topic::Devices, "memory", "memory is free again", share));
+            readings.push(alarm_of("memory", "memory is free again", share));
         }
     }
 }
@@ -298,7 +292,7 @@ impl Processes {
             let Ok(text) = fs::read_to_string(format!("/proc/{process}/stat")) else { continue };
             let Some(figures) = parse_process(&text) else { continue };
             let source = format!("process.{process}");
-            readings.push(Reading { topic: Topic::Processes, class: Class::Process, source, figures });
+            readings.push(Reading { class: Class::Process, source, figures });
         }
     }
 
@@ -308,21 +302,11 @@ impl Processes {
         let found: BTreeSet<u32> = names.filter_map(|name| name.parse().ok()).collect();
         if self.swept.is_some() {
             for (process, alarm) in self.known.difference(&found).map(|process| (process, "process ended")) {
-                readings.push(alarm_of(
-                    Topic::Processes,
-                    &format!("process.{process}"),
-                    alarm,
-                    f64::from(*process),
-                ));
+                readings.push(alarm_of(&format!("process.{process}"), alarm, f64::from(*process)));
             }
             for (process, alarm) in found.difference(&self.known).map(|process| (process, "process started"))
             {
-                readings.push(alarm_of(
-                    Topic::Processes,
-                    &format!("process.{process}"),
-                    alarm,
-                    f64::from(*process),
-                ));
+                readings.push(alarm_of(&format!("process.{process}"), alarm, f64::from(*process)));
             }
         }
         self.known = found;
@@ -345,23 +329,18 @@ impl Counters {
                 self.round.extend(parse_counters(&fs::read_to_string("/proc/vmstat").unwrap_or_default()));
             }
             let Some((name, value)) = self.round.pop_front() else { return };
-            let (topic, class, source) = (Topic::Counters, Class::Counter, format!("vm.{name}"));
-            readings.push(Reading { topic, class, source, figures: Figures::Counter { value } });
+            let (class, source) = (Class::Counter, format!("vm.{name}"));
+            readings.push(Reading { class, source, figures: Figures::Counter { value } });
         }
     }
 }
 
 fn device(source: String, figures: Figures) -> Reading {
-    Reading { topic: Topic::Devices, class: Class::Device, source, figures }
+    Reading { class: Class::Device, source, figures }
 }
 
-fn alarm_of(topic: Topic, source: &str, alarm: &'static str, value: f64) -> Reading {
-    Reading {
-        topic,
-        class: Class::Alarm,
-        source: source.to_owned(),
-        figures: Figures::Alarm { alarm, value },
-    }
+fn alarm_of(source: &str, alarm: &'static str, value: f64) -> Reading {
+    Reading { class: Class::Alarm, source: source.to_owned(), figures: Figures::Alarm { alarm, value } }
 }
 
 /// Rounded to a tenth: more digits than the counters have would only lengthen the message.
@@ -563,8 +542,8 @@ mod tests {
         Devices::new().sample(&mut readings);
         Processes::new().sample(now, 3, &mut readings);
         Counters::new().sample(3, &mut readings);
-        for topic in Topic::ALL {
-            assert!(readings.iter().any(|reading| reading.topic == topic), "{topic:?}");
+        for class in [Class::Core, Class::Device, Class::Process, Class::Counter] {
+            assert!(readings.iter().any(|reading| reading.class == class), "{class:?}");
         }
         for reading in &readings {
             let text = serde_json::to_string(&reading.figures).unwrap();

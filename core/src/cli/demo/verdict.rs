@@ -9,6 +9,9 @@ use serde::Serialize;
 
 use super::telemetry::{Class, Topic};
 
+/// Reasons of refusals that are kept.
+const REFUSALS_MAX: usize = 8;
+
 /// What a producer or consumer reports. An offer is reported before the message leaves, so it stands before its delivery.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -25,6 +28,8 @@ pub(super) enum Event {
         stamp: Stamp,
         why: String,
     },
+    /// Refused for now: it is offered again.
+    Retried,
     Delivered {
         stamp: Stamp,
         topic: Topic,
@@ -34,9 +39,7 @@ pub(super) enum Event {
         timed: bool,
     },
     /// A delivery that is no message of this demo, or not as it was sent.
-    Garbled {
-        topic: Topic,
-    },
+    Garbled,
 }
 
 /// Which message of which producer, and when it was offered: the first thing in every payload.
@@ -83,6 +86,8 @@ pub(super) struct Ledger {
     /// The highest sequence delivered so far, of each queue and priority.
     highest: BTreeMap<(u8, u8), u64>,
     outage: Option<Outage>,
+    /// Why messages were refused, each reason once.
+    refusals: Vec<String>,
     tally: Tally,
     publish: Latencies,
     deliver: Latencies,
@@ -93,6 +98,7 @@ pub(super) struct Tally {
     pub(super) published: u64,
     pub(super) acknowledged: u64,
     pub(super) refused: u64,
+    pub(super) retried: u64,
     pub(super) consumed: u64,
     pub(super) redelivered: u64,
     pub(super) duplicated: u64,
@@ -130,7 +136,12 @@ pub(super) struct Verdict {
     pub(super) out_of_order: u64,
     /// Neither acknowledged nor refused when the demo ended.
     pub(super) unresolved: u64,
+    /// Offered again because the broker was busy.
+    pub(super) retried: u64,
+    /// Refused for good.
     pub(super) refused: u64,
+    /// Why, each reason once.
+    pub(super) refusals: Vec<String>,
     pub(super) garbled: u64,
     pub(super) depth_ready: u64,
     pub(super) depth_in_flight: u64,
@@ -155,6 +166,7 @@ impl Ledger {
             fates: vec![Vec::new(); producers],
             highest: BTreeMap::new(),
             outage: None,
+            refusals: Vec::new(),
             tally: Tally::default(),
             publish: Latencies::new(),
             deliver: Latencies::new(),
@@ -191,7 +203,8 @@ impl Ledger {
         match event {
             Event::Offered { stamp, topic, class } => self.on_offered(stamp, topic, class),
             Event::Acknowledged { stamp, at } => self.on_acknowledged(stamp, at),
-            Event::Refused { stamp, why: _ } => self.on_refused(stamp),
+            Event::Retried => self.tally.retried += 1,
+            Event::Refused { stamp, why } => self.on_refused(stamp, why),
             Event::Delivered { stamp, topic, priority, sequence, at, timed } => {
                 if !self.on_delivered(stamp, topic, priority, sequence) {
                     self.tally.garbled += 1;
@@ -199,7 +212,7 @@ impl Ledger {
                     self.deliver.record(stamp.offered, at, self.outage);
                 }
             }
-            Event::Garbled { topic: _ } => self.tally.garbled += 1,
+            Event::Garbled => self.tally.garbled += 1,
         }
     }
 
@@ -223,9 +236,12 @@ impl Ledger {
         self.publish.record(stamp.offered, at, self.outage);
     }
 
-    fn on_refused(&mut self, stamp: Stamp) {
+    fn on_refused(&mut self, stamp: Stamp, why: String) {
         self.fates[usize::from(stamp.producer)][stamp.number as usize].refused = true;
         self.tally.refused += 1;
+        if self.refusals.len() < REFUSALS_MAX && !self.refusals.contains(&why) {
+            self.refusals.push(why);
+        }
     }
 
     /// Whether this delivery is the message that was offered, in the queue and at the priority where it was offered.
@@ -267,7 +283,8 @@ impl Ledger {
         let levels = || counts.unwrap_or_default().iter().flat_map(|counts| &counts.levels);
         let outage = self.outage.and_then(|outage| Some((outage.killed, outage.serving?)));
         let tally = self.tally;
-        let faults = lost + tally.duplicated + tally.out_of_order + tally.garbled + self.unresolved();
+        let faults =
+            lost + tally.duplicated + tally.out_of_order + tally.garbled + tally.refused + self.unresolved();
         Verdict {
             ok: faults == 0 && depth_faults.is_empty() && (outage.is_some() || interrupted),
             published: tally.published,
@@ -278,7 +295,9 @@ impl Ledger {
             redelivered: tally.redelivered,
             out_of_order: tally.out_of_order,
             unresolved: self.unresolved(),
+            retried: tally.retried,
             refused: tally.refused,
+            refusals: self.refusals.clone(),
             garbled: tally.garbled,
             depth_ready: levels().map(|level| level.1).sum(),
             depth_in_flight: levels().map(|level| level.2).sum(),
@@ -507,7 +526,7 @@ mod tests {
             at: 0,
             timed: true,
         });
-        world.ledger.on_event(Event::Garbled { topic: Topic::Cores });
+        world.ledger.on_event(Event::Garbled);
         assert_eq!(world.verdict().garbled, 3);
         assert!(!world.verdict().ok);
     }
@@ -536,7 +555,9 @@ mod tests {
         assert_eq!((verdict.unresolved, verdict.lost, verdict.depth_exact), (1, 0, true));
         assert!(!verdict.ok);
         world.ledger.on_event(Event::Refused { stamp: stamp(2), why: "full".to_owned() });
-        assert_eq!((world.verdict().unresolved, world.verdict().refused), (0, 1));
+        let verdict = world.verdict();
+        assert_eq!((verdict.unresolved, verdict.refused, verdict.ok), (0, 1, false));
+        assert_eq!(verdict.refusals, ["full"]);
     }
 
     #[test]

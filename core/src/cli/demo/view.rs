@@ -42,6 +42,7 @@ pub(super) enum Phase {
     Running,
     Down,
     Draining,
+    Done,
 }
 
 /// Where the picture goes.
@@ -62,7 +63,7 @@ struct Trend {
     recent: VecDeque<(u64, Tally)>,
     cell_length: u64,
     /// Acknowledged messages by cell.
-    cells: Vec<u64>,
+    cells: Vec<f64>,
 }
 
 impl Screen {
@@ -116,8 +117,15 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         if let Kind::Terminal { .. } = self.kind {
-            show(LEAVE);
+            leave_terminal();
         }
+    }
+}
+
+/// Gives the terminal back as it was; does nothing to it when it is already so.
+pub(super) fn leave_terminal() {
+    if io::stderr().is_terminal() {
+        show(LEAVE);
     }
 }
 
@@ -131,17 +139,25 @@ fn show(text: &str) {
 impl Trend {
     fn new(seconds: u64) -> Self {
         let cell_length = (seconds * SECOND).div_ceil(TIMELINE_CELLS as u64);
-        Self { recent: VecDeque::new(), cell_length, cells: vec![0; TIMELINE_CELLS] }
+        Self { recent: VecDeque::new(), cell_length, cells: vec![0.0; TIMELINE_CELLS] }
     }
 
     fn on_tally(&mut self, now: u64, tally: Tally) {
-        let before = self.recent.back().map_or(0, |(_, tally)| tally.acknowledged);
-        if let Some(cell) = self.cells.get_mut((now / self.cell_length) as usize) {
-            *cell += tally.acknowledged - before;
-        }
+        let (from, before) = self.recent.back().map_or((0, 0), |(at, tally)| (*at, tally.acknowledged));
+        self.spread(from, now, tally.acknowledged - before);
         self.recent.push_back((now, tally));
         while self.recent.len() > 2 && now - self.recent[1].0 >= RATE_WINDOW {
             self.recent.pop_front();
+        }
+    }
+
+    /// Shares what came between two moments among the cells of that time: a picture is not drawn at the edge of a cell.
+    fn spread(&mut self, from: u64, to: u64, amount: u64) {
+        let length = (to - from).max(1) as f64;
+        for (place, cell) in self.cells.iter_mut().enumerate() {
+            let begin = (place as u64 * self.cell_length).max(from);
+            let end = ((place as u64 + 1) * self.cell_length).min(to);
+            *cell += amount as f64 * end.saturating_sub(begin) as f64 / length;
         }
     }
 
@@ -193,7 +209,7 @@ impl Paint {
             Class::Core => "33",
             Class::Device => "32",
             Class::Process => "36",
-            Class::Counter => "34",
+            Class::Counter => "94",
         };
         self.with(code, text)
     }
@@ -216,6 +232,7 @@ fn head(picture: &Picture<'_>, paint: Paint) -> String {
         Phase::Running => format!("{elapsed:.1} of {} s", picture.seconds),
         Phase::Down => paint.red("the broker is down"),
         Phase::Draining => "draining".to_owned(),
+        Phase::Done => format!("done after {elapsed:.1} s"),
     };
     format!("\n  {}  {}  {phase}\n", paint.bold("Ringmain"), paint.dim(picture.title))
 }
@@ -288,9 +305,16 @@ fn timeline(picture: &Picture<'_>, trend: &Trend, paint: Paint) -> String {
     const STEPS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let current = trend.cell(picture.now);
     // The cell being filled would always look like a fall.
-    let past = if picture.phase == Phase::Draining { &trend.cells[..] } else { &trend.cells[..current] };
-    let most = past.iter().copied().max().unwrap_or(0).max(1);
-    let step = |count: &u64| STEPS[(count * 8).div_ceil(most) as usize];
+    let past = if matches!(picture.phase, Phase::Draining | Phase::Done) {
+        &trend.cells[..]
+    } else {
+        &trend.cells[..current]
+    };
+    // An ordinary moment is half as high as the row: what was held up and came at once stands out, and hides nothing.
+    let mut busy: Vec<f64> = past.iter().copied().filter(|count| *count > 0.0).collect();
+    busy.sort_by(f64::total_cmp);
+    let ordinary = busy.get(busy.len() / 2).copied().unwrap_or(1.0);
+    let step = |count: &f64| STEPS[(count * 4.0 / ordinary).ceil().min(8.0) as usize];
     let rates: String = past.iter().map(step).collect();
     let ahead = "·".repeat(TIMELINE_CELLS - past.len());
     let mark = picture.ledger.outage().map_or_else(String::new, |outage| {
@@ -304,7 +328,7 @@ fn timeline(picture: &Picture<'_>, trend: &Trend, paint: Paint) -> String {
         };
         format!("  {note}")
     });
-    format!("  {}{}\n{mark}\n", paint.green(&rates), paint.dim(&ahead))
+    format!("  {}{}\n{mark}\n\n", paint.green(&rates), paint.dim(&ahead))
 }
 
 fn outage_told(outage: Outage) -> String {
@@ -351,6 +375,9 @@ pub(super) fn table(verdict: &Verdict, colours: bool) -> String {
         grouped(verdict.redelivered),
         &paint.dim("the same message again, after its lease ended"),
     );
+    if verdict.retried > 0 {
+        row("offered again", grouped(verdict.retried), &paint.dim("refused while the broker was starting"));
+    }
     for (name, count) in
         [("refused", verdict.refused), ("unresolved", verdict.unresolved), ("garbled", verdict.garbled)]
     {
@@ -367,7 +394,7 @@ pub(super) fn table(verdict: &Verdict, colours: bool) -> String {
     row("depth in flight", grouped(verdict.depth_in_flight), &exact);
     let failover = verdict.failover_ms.map_or_else(|| "-".to_owned(), |ms| duration(ms * 1e3));
     row("failover", failover, &paint.dim("from the kill to the next acknowledgement"));
-    for fault in &verdict.depth_faults {
+    for fault in verdict.depth_faults.iter().chain(&verdict.refusals) {
         writeln!(text, "  {} {fault}", paint.red("✗")).expect("a String takes everything");
     }
     let heading = format!("  {:<16}{:>12}{:>12}{:>12}{:>12}", "latency", "p50", "p99", "p99.9", "max");
@@ -375,8 +402,8 @@ pub(super) fn table(verdict: &Verdict, colours: bool) -> String {
     for (name, figures) in [
         ("publish", &verdict.publish_steady_us),
         ("deliver", &verdict.deliver_steady_us),
-        ("publish, all", &verdict.publish_us),
-        ("deliver, all", &verdict.deliver_us),
+        ("publish + outage", &verdict.publish_us),
+        ("deliver + outage", &verdict.deliver_us),
     ] {
         text.push_str(&percentiles(&format!("{name:<16}"), figures));
     }
@@ -447,7 +474,7 @@ mod tests {
         let text = timeline(&picture(&ledger), &trend, PLAIN);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], format!("  {}▲ killed at 2.0 s, serving again after 100 ms", " ".repeat(11)));
-        assert_eq!(lines[0].chars().position(|cell| cell == '█'), Some(2 + 5));
+        assert!(lines[0].starts_with("  ▄▄▄▄▄▄  "), "{text}");
         let late = Picture { seconds: 2, ..picture(&ledger) };
         let told = timeline(&late, &Trend::new(2), PLAIN);
         assert!(told.lines().nth(1).unwrap().ends_with("serving again after 100 ms ▲"), "{told}");

@@ -1,0 +1,55 @@
+//! The one place where the program touches the broker itself: everything else it does, it does as a client.
+
+use ringmain_core::config::{Address, Config};
+use ringmain_core::identity::Identity;
+use ringmain_core::node::{Node, Stopper};
+
+use super::Failure;
+
+/// A node that runs in this process.
+pub(crate) struct Broker {
+    node: Node,
+    identity: Identity,
+    addresses: Vec<Address>,
+}
+
+impl Broker {
+    /// Returns once every shard serves.
+    pub(crate) fn start(config: &Config) -> Result<Self, Failure> {
+        let node = Node::start(config).map_err(Failure::told)?;
+        let identity = Identity::read(&config.data).map_err(Failure::told)?;
+        let host = &config.listen.host;
+        let address = |port: u16| Address { host: host.clone(), port };
+        let addresses = node.addresses().iter().map(|shard| address(shard.port)).collect();
+        Ok(Self { node, identity, addresses })
+    }
+
+    /// Where the shards listen, by shard.
+    pub(crate) fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Ends the broker from another thread.
+    pub(crate) fn stopper(&self) -> Stopper {
+        self.node.stopper()
+    }
+
+    /// Waits until the broker has been stopped, or cannot go on.
+    pub(crate) fn join(self) -> Result<(), Failure> {
+        self.node.join().map_err(Failure::told)
+    }
+
+    /// Finishes what was admitted, then ends.
+    pub(crate) fn stop(self) -> Result<(), Failure> {
+        self.node.stop().map_err(Failure::told)
+    }
+
+    /// Ends at once, as if the process had died.
+    pub(crate) fn kill(self) {
+        self.node.kill();
+    }
+}

@@ -1,0 +1,286 @@
+//! The `ringmain` program as scripts see it: exit codes, what stands on stdout, what stands on stderr.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn ringmain(arguments: &[&str]) -> Ran {
+    let output = Command::new(env!("CARGO_BIN_EXE_ringmain")).args(arguments).output();
+    Ran::from(output.expect("cargo has built it"))
+}
+
+impl From<Output> for Ran {
+    fn from(Output { status, stdout, stderr }: Output) -> Self {
+        Self {
+            code: status.code(),
+            stdout: String::from_utf8(stdout).expect("it writes text"),
+            stderr: String::from_utf8(stderr).expect("it writes text"),
+        }
+    }
+}
+
+/// Refused with exit code 1, nothing on stdout, and one sentence on stderr.
+fn refused(arguments: &[&str], fragment: &str) {
+    let ran = ringmain(arguments);
+    assert_eq!(ran.code, Some(1), "{arguments:?}: {}", ran.stderr);
+    assert_eq!(ran.stdout, "", "{arguments:?}");
+    assert!(ran.stderr.starts_with("ringmain: "), "{arguments:?}: {}", ran.stderr);
+    assert!(ran.stderr.contains(fragment), "{arguments:?}: {}", ran.stderr);
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let help = ringmain(&["--help"]);
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
+    for command in ["demo", "server", "queue", "publish", "consume", "cluster", "wal", "completions"] {
+        assert!(help.stdout.contains(&format!("\n  {command} ")), "{}", help.stdout);
+    }
+    let version = ringmain(&["--version"]);
+    assert_eq!(version.stdout, format!("ringmain {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_misuse_is_told_on_stderr_with_exit_code_two() {
+    for arguments in
+        [&[][..], &["sing"], &["server"], &["queue", "create"], &["consume", "q", "--count", "many"]]
+    {
+        let ran = ringmain(arguments);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(ran.stderr.contains("--help"), "{arguments:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_configuration_is_checked_without_starting_anything() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ringmain.toml");
+    let path_text = path.to_str().unwrap();
+    let data = directory.path().join("data");
+    fs::write(&path, format!("node = 1\ndata = {data:?}\nlisten = \"127.0.0.1:7411\"\n")).unwrap();
+
+    let good = ringmain(&["server", "--config", path_text, "--check-config"]);
+    assert_eq!((good.code, good.stderr.as_str()), (Some(0), ""));
+    assert!(good.stdout.starts_with("the configuration is good\n"), "{}", good.stdout);
+    let good = ringmain(&["server", "--config", path_text, "--check-config", "--output", "json"]);
+    let understood: serde_json::Value = serde_json::from_str(&good.stdout).unwrap();
+    assert_eq!(understood["listen"], "127.0.0.1:7411");
+    assert!(!data.exists());
+
+    fs::write(&path, "node = 1\ndata = \"d\"\nlisten = \"127.0.0.1:7411\"\nshard = 4\n").unwrap();
+    refused(&["server", "--config", path_text, "--check-config"], "unknown field `shard`");
+    refused(&["server", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read");
+    refused(&["server", "--node", "0", "--data", "d", "--listen", "h:1", "--check-config"], "node is 0");
+}
+
+#[test]
+fn a_server_refuses_a_directory_that_is_not_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("thesis.tex"), "years of work").unwrap();
+    let data = directory.path().to_str().unwrap();
+    let server = |node: &'static str| ["server", "--node", node, "--data", data, "--listen", "127.0.0.1:0"];
+    refused(&server("1"), "is not empty and is no data directory of Ringmain");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+
+    fs::remove_file(directory.path().join("thesis.tex")).unwrap();
+    let identity = "format = 1\ncluster = \"0x1\"\nnode = 2\nincarnation = 1\nshards = 1\nsegment_bytes = 67108864\ncreated = \"\"\n";
+    fs::write(directory.path().join("identity.toml"), identity).unwrap();
+    refused(&server("1"), "is the data directory of node 2, and this is node 1");
+    fs::write(directory.path().join("identity.toml"), "format = ").unwrap();
+    refused(&server("2"), "cannot be understood");
+}
+
+#[test]
+fn what_does_not_exist_yet_says_so() {
+    refused(&["publish", "q", "--ttl", "5s"], "--ttl is not supported yet");
+    refused(&["publish", "q", "--delay", "5s"], "--delay is not supported yet");
+    refused(&["cluster", "transfer", "2"], "needs a cluster");
+    refused(&["cluster", "add", "2=h:7411"], "needs a cluster");
+    refused(&["cluster", "remove", "2"], "needs a cluster");
+    let data = tempfile::tempdir().unwrap();
+    let data = data.path().to_str().unwrap();
+    let server = ["server", "--node", "1", "--data", data, "--listen", "127.0.0.1:0", "--peers", "2=h:7411"];
+    refused(&server, "peers are not supported yet");
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_named() {
+    // Port 1 is nobody's.
+    for command in [&["queue", "list"][..], &["cluster", "status"], &["consume", "q"]] {
+        let connect = ["--connect", "127.0.0.1:1"];
+        refused(&[command, &connect].concat(), "127.0.0.1:1");
+    }
+}
+
+#[test]
+fn completions_are_a_script() {
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = ringmain(&["completions", shell]);
+        assert_eq!(ran.code, Some(0));
+        assert!(ran.stdout.contains("check-config"), "{shell}");
+    }
+}
+
+/// A node of its own, on ports that the system chose.
+struct Server {
+    process: Child,
+    connect: String,
+}
+
+impl Server {
+    fn start(data: &Path) -> Self {
+        let data = data.to_str().expect("a temporary directory's name is text");
+        let listen =
+            ["server", "--node", "1", "--listen", "127.0.0.1:0", "--shards", "2", "--output", "json"];
+        let command = Command::new(env!("CARGO_BIN_EXE_ringmain"))
+            .args(listen)
+            .args(["--data", data])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut process = command.expect("cargo has built it");
+        let mut line = String::new();
+        let mut stdout = BufReader::new(process.stdout.take().expect("stdout is a pipe"));
+        stdout.read_line(&mut line).expect("it says where it listens");
+        let serving: serde_json::Value = serde_json::from_str(&line).expect("it says so in JSON");
+        let connect = serving["shards"][1].as_str().expect("every shard has an address").to_owned();
+        Self { process, connect }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        ringmain(&[arguments, &["--connect", &self.connect]].concat())
+    }
+
+    /// What a command that must succeed prints.
+    fn done(&self, arguments: &[&str]) -> String {
+        let ran = self.run(arguments);
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {}", ran.stderr);
+        ran.stdout
+    }
+
+    fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let text = self.done(&[arguments, &["--output", "json"]].concat());
+        serde_json::from_str(&text).expect("JSON is asked for")
+    }
+
+    fn publish(&self, arguments: &[&str], lines: &str) -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringmain"));
+        command.arg("publish").args(arguments).args(["--connect", &self.connect]);
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = pipes.spawn().expect("cargo has built it");
+        let mut stdin = process.stdin.take().expect("stdin is a pipe");
+        stdin.write_all(lines.as_bytes()).expect("it reads its input");
+        drop(stdin);
+        Ran::from(process.wait_with_output().expect("it ends"))
+    }
+
+    fn refused(&self, arguments: &[&str], fragment: &str) {
+        refused(&[arguments, &["--connect", &self.connect]].concat(), fragment);
+    }
+
+    fn stop(mut self) {
+        let process = self.process.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &process]).status().expect("there is a kill command");
+        assert!(told.success());
+        let status = self.process.wait().expect("it ends");
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Gone already if the test has stopped it.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn queues_are_made_shown_and_deleted() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    assert_eq!(server.json(&["queue", "list"]), serde_json::json!([]));
+    let create = ["queue", "create", "orders", "--priorities", "3", "--max-length", "2"];
+    assert_eq!(server.done(&create), "created orders\n");
+    assert_eq!(server.done(&create), "created orders\n");
+    server.refused(&["queue", "create", "orders"], "orders: a queue of this name has other settings");
+    server.refused(&["queue", "create", "no name"], "no name: a name has 1 to 255");
+    server.refused(&["queue", "create", "q", "--ttl", "1h"], "not supported yet");
+    server.refused(&["queue", "create", "q", "--overflow", "drop-oldest"], "not supported yet");
+    server.refused(&["queue", "create", "q", "--durability", "quorum-memory"], "not supported yet");
+    server.refused(&["queue", "show", "nope"], "nope: there is no such queue");
+
+    let ran = server.publish(&["orders", "--priority", "2"], "a\nb\nc\n");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), "2 messages to orders\n"));
+    assert_eq!(ran.stderr, "ringmain: line 3: the queue is at its limit\n");
+    let shown = server.json(&["queue", "show", "orders"]);
+    assert_eq!(shown["ready"], 2);
+    assert_eq!(shown["levels"][0]["priority"], 2);
+    assert!(server.done(&["queue", "list"]).contains("\norders      2          0"));
+    assert_eq!(server.done(&["queue", "purge", "orders"]), "purged orders: 2 messages gone\n");
+    assert_eq!(server.done(&["queue", "delete", "orders"]), "deleted orders: 0 messages gone\n");
+    assert!(server.done(&["cluster", "status"]).contains("     1      1  127.0.0.1:"));
+    server.stop();
+}
+
+#[test]
+fn lines_become_messages_and_messages_lines() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(&data.path().join("data"));
+    server.done(&["queue", "create", "q"]);
+    let file = data.path().join("lines");
+    fs::write(&file, "one\n\nthree").unwrap();
+    let file = file.to_str().unwrap();
+    let published = server.json(&["publish", "q", "--file", file, "--key", "k", "--header", "a=b"]);
+    assert_eq!((&published["published"], &published["refused"]), (&3.into(), &0.into()));
+    assert_eq!(server.publish(&["q", "--priority", "9"], "urgent\n").code, Some(0));
+    server.refused(&["publish", "q", "--file", "/nowhere"], "/nowhere: No such file");
+    server.refused(&["publish", "nope", "--file", file], "nope: there is no such queue");
+    let ran = server.publish(&["q", "--priority", "10"], "x\n");
+    assert_eq!(ran.stderr, "ringmain: line 1: the queue does not have this priority\n");
+
+    // Without an acknowledgement the messages stay; with one exactly as many go as were asked for.
+    assert_eq!(server.done(&["consume", "q", "--no-ack"]), "urgent\none\n\nthree\n");
+    assert_eq!(server.done(&["consume", "q", "--count", "1"]), "urgent\n");
+    let message = server.json(&["consume", "q", "--count", "1"]);
+    let parts = (&message["payload"], &message["key"], &message["headers"]["a"], &message["deliveries"]);
+    assert_eq!(parts, (&"one".into(), &"k".into(), &"b".into(), &2.into()));
+    let shown = server.json(&["queue", "show", "q"]);
+    assert_eq!(
+        (&shown["ready"], &shown["in_flight"], &shown["acknowledged"]),
+        (&2.into(), &0.into(), &2.into())
+    );
+    assert_eq!(server.done(&["consume", "q"]), "\nthree\n");
+    assert_eq!(server.done(&["consume", "q"]), "");
+    server.stop();
+}
+
+#[test]
+fn a_stopped_node_has_a_sound_log_and_everything_again() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("data");
+    let server = Server::start(&path);
+    server.done(&["queue", "create", "q"]);
+    let lines: String = (0..5_000).map(|number| format!("{number}\n")).collect();
+    assert_eq!(server.publish(&["q"], &lines).stdout, "5,000 messages to q\n");
+    server.stop();
+
+    let directory = path.to_str().unwrap();
+    let verified = ringmain(&["wal", "verify", directory, "--output", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&verified.stdout).unwrap();
+    assert_eq!((verified.code, &report["sound"]), (Some(0), &true.into()), "{}", verified.stdout);
+    let dumped = ringmain(&["wal", "dump", directory]);
+    assert_eq!(dumped.code, Some(0));
+    assert!(dumped.stdout.contains("shard-0001 segment 1 byte "), "{}", dumped.stdout);
+    refused(&["wal", "verify", "/nowhere"], "/nowhere");
+
+    let server = Server::start(&path);
+    assert_eq!(server.done(&["consume", "q"]), lines);
+    server.stop();
+}
