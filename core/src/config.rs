@@ -93,7 +93,8 @@ impl Config {
         Self::parse(&text).map_err(|why| ConfigError::Malformed { path: path.to_owned(), why })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// What the text of a file says, or what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let document: Document =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let listen: Address = document.listen.parse().map_err(|why| format!("listen: {why}"))?;

@@ -132,7 +132,7 @@ impl Limits {
 
     fn byte_refusal(&self) -> Option<String> {
         let segment_bytes_least =
-            (PAGE_BYTES + ENTRIES_PER_SEGMENT_LEAST * self.write_bytes_max()).next_multiple_of(1 << 20);
+            (PAGE_BYTES + ENTRIES_PER_SEGMENT_LEAST * self.write_bytes_max()).next_power_of_two();
         let frame_bytes_max = u64::from(self.frame_bytes_max());
         let most = 1 << 40;
         for (name, value, least, most) in [
@@ -150,10 +150,12 @@ impl Limits {
                 ));
             }
         }
-        if !self.segment_bytes.0.is_multiple_of(PAGE_BYTES) {
+        // A position divides into segment and offset by its bits.
+        if !self.segment_bytes.0.is_power_of_two() {
+            let next = Bytes(self.segment_bytes.0.next_power_of_two());
             return Some(format!(
-                "segment_bytes is {}, and must be a multiple of 4 KiB",
-                self.segment_bytes.0
+                "segment_bytes is {}, and must be a power of two: {next}",
+                self.segment_bytes
             ));
         }
         if self.log_bytes_max.0 != 0 && self.log_bytes_max.0 < 4 * self.segment_bytes.0 {
@@ -189,6 +191,13 @@ mod tests {
         assert!(limits.write_bytes_max() > limits.entry_bytes_max());
         let refusal = limits.refusal().unwrap();
         assert_eq!(refusal, "send_bytes_max is 8 MiB, and must be between 16.1 MiB and 1 TiB");
+    }
+
+    #[test]
+    fn a_segment_is_a_power_of_two() {
+        let limits = Limits { segment_bytes: Bytes(100 << 20), ..Limits::default() };
+        let refusal = limits.refusal().unwrap();
+        assert_eq!(refusal, "segment_bytes is 100 MiB, and must be a power of two: 128 MiB");
     }
 
     #[test]
