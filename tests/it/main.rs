@@ -2,4 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "all of it is tests: what cannot go on says where")]
 
+mod fuzz;
 mod tidy;
+
+use ringmain_tests::fuzz::allocation::Counting;
+
+/// The fuzz targets are asked what they hold.
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;

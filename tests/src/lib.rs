@@ -15,6 +15,7 @@
 
 pub mod checker;
 pub mod disk;
+pub mod fuzz;
 pub mod log;
 pub mod rng;
 pub mod world;
