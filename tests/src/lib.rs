@@ -17,5 +17,7 @@ pub mod checker;
 pub mod disk;
 pub mod fuzz;
 pub mod log;
+pub mod process;
 pub mod rng;
+pub mod soak;
 pub mod world;
