@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests: what cannot go on says where")]
 
 mod fuzz;
+mod process;
 mod tidy;
 
 use ringmain_tests::fuzz::allocation::Counting;

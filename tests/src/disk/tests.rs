@@ -24,7 +24,7 @@ fn write_is_there_when_it_is_done_and_not_before() {
     assert_eq!(disk.read(FIRST, 4 * PAGE - 1..4 * PAGE + 1), [7, 8]);
     assert!(!disk.is_harmed());
     assert_eq!(disk.read(FIRST, 16 * PAGE - 1..17 * PAGE).len(), 1);
-    assert_eq!(disk.read(Place::Segment(2), 0..1), []);
+    assert_eq!(disk.read(Place::Segment(2), 0..1), [0_u8; 0]);
 }
 
 #[test]
