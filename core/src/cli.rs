@@ -32,7 +32,8 @@ pub(crate) enum Failure {
     Unread,
 }
 
-pub(crate) fn run() -> ExitCode {
+/// Does what the command line of this process says.
+pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Demo(options) => demo::run(options),

@@ -1,10 +1,8 @@
-//! The `ringmain` program. Everything it can do is listed in `cli::args`; a broker is `ringmain_core::runtime`, and whatever
-//! talks to one goes through the client crate like anybody else.
-
-mod cli;
+//! The `ringmain` program. Everything it can do is listed in `cli::args`; a broker is `node`, and whatever talks to one
+//! goes through the client crate like anybody else.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::run()
+    ringmain_core::cli::run()
 }

@@ -59,7 +59,7 @@ fn imports_against_the_direction_are_found() {
     check(rule, "client/examples/hello.rs", "use ringmain_client::Client;", &[]);
     check(rule, "core/src/broker.rs", "use ringmain_client::Client;", &[1]);
     check(rule, "core/src/cli/demo.rs", "use ringmain_client::Client;", &[]);
-    check(rule, "core/src/main.rs", "use ringmain_client::Client;", &[]);
+    check(rule, "core/src/main.rs", "use ringmain_client::Client;", &[1]);
     check(rule, "core/src/client.rs", "const NAME: &str = \"ringmain_client\";", &[]);
     check(rule, "tests/src/world.rs", "use ringmain_core::Shard;", &[]);
 }
