@@ -1,6 +1,6 @@
 //! Publishes and consumes concurrently, without any async runtime.
 //!
-//!     cargo run --release -p ringmain-client --example asynchronous -- 127.0.0.1:7400
+//!     cargo run --release -p ringmain-client --example asynchronous -- 127.0.0.1:7411
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use ringmain_client::{Error, Message, QueueSettings};
 const MESSAGES: usize = 1000;
 
 fn main() -> Result<(), Error> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7400".to_owned());
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7411".to_owned());
     block_on(async {
         let client = Client::builder().agent("example-asynchronous").connect(&address).await?;
         client.create_queue("example/ticks", &QueueSettings::default()).await?;

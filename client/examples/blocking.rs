@@ -1,6 +1,6 @@
 //! Publishes a few messages of different priorities and consumes them again, on one thread.
 //!
-//!     cargo run --release -p ringmain-client --example blocking -- 127.0.0.1:7400
+//!     cargo run --release -p ringmain-client --example blocking -- 127.0.0.1:7411
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use ringmain_client::blocking::Client;
 use ringmain_client::{Error, Message, QueueSettings};
 
 fn main() -> Result<(), Error> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7400".to_owned());
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7411".to_owned());
     let client = Client::builder().agent("example-blocking").connect(&address)?;
     client.create_queue("example/orders", &QueueSettings { priorities: 4, ..QueueSettings::default() })?;
 

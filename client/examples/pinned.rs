@@ -1,6 +1,6 @@
 //! A publisher for the lowest latency: a thread pinned to a core of its own, polling without a pause.
 //!
-//!     cargo run --release -p ringmain-client --example pinned -- 127.0.0.1:7400 [CORE] [MESSAGES]
+//!     cargo run --release -p ringmain-client --example pinned -- 127.0.0.1:7411 [CORE] [MESSAGES]
 
 use std::time::Duration;
 
@@ -9,8 +9,11 @@ use ringmain_client::{Error, IdleStrategy, Message, QueueSettings};
 
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:7400".to_owned());
-    let core = arguments.next().and_then(|core| core.parse().ok()).unwrap_or(0);
+    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:7411".to_owned());
+    // The last core, unless told otherwise: shards take theirs from the first on. On a shard's own core a thread that
+    // polls without a pause would hold it up.
+    let last = std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1);
+    let core = arguments.next().and_then(|core| core.parse().ok()).unwrap_or(last);
     let count = arguments.next().and_then(|count| count.parse().ok()).unwrap_or(10_000);
 
     pin_to_core(core)?;

@@ -8,7 +8,7 @@
 //! use std::time::Duration;
 //!
 //! # async fn example() -> Result<(), ringmain_client::Error> {
-//! let client = Client::builder().connect("127.0.0.1:7400").await?;
+//! let client = Client::builder().connect("127.0.0.1:7411").await?;
 //! let producer = client.producer("orders").await?;
 //! let receipt = producer.send(Message::owned("buy 100").priority(3)).await?;
 //! println!("durable at index {} after {:?}", receipt.index, receipt.round_trip);
@@ -66,10 +66,21 @@ pub struct Client {
 pub(crate) struct Handle {
     /// `None` only while it is being dropped.
     commands: Option<flume::Sender<Command>>,
+    /// The thread's end of it. What is said when the thread has ended is taken back out here, so that nobody waits
+    /// for an answer that cannot come.
+    unheard: flume::Receiver<Command>,
     waker: Arc<Waker>,
-    /// Whether the thread sleeps, or is about to.
-    parked: Arc<AtomicBool>,
+    signals: Arc<Signals>,
     events: flume::Receiver<Event>,
+}
+
+/// Between the thread and those who talk to it.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    /// Whether the thread sleeps, or is about to.
+    pub(crate) parked: AtomicBool,
+    /// Whether the thread listens no more.
+    pub(crate) ended: AtomicBool,
 }
 
 impl Builder<Client> {
@@ -81,14 +92,15 @@ impl Builder<Client> {
         options.idle = IdleStrategy::Park;
         let driver = Driver::new(options)?;
         let waker = driver.waker()?;
-        let parked = Arc::new(AtomicBool::new(false));
+        let signals = Arc::new(Signals::default());
         let (commands, received) = flume::bounded(COMMANDS_MAX);
         let (happened, events) = flume::bounded(EVENTS_MAX);
-        let worker = Worker::new(driver, received, Arc::clone(&parked), (happened, events.clone()));
+        let unheard = received.clone();
+        let worker = Worker::new(driver, received, Arc::clone(&signals), (happened, events.clone()));
         let thread = thread::Builder::new().name("ringmain-client".to_owned());
         let started = thread.spawn(move || worker.run());
         started.map_err(|error| Error::System { reason: format!("cannot start a thread: {error}") })?;
-        let handle = Handle { commands: Some(commands), waker, parked, events };
+        let handle = Handle { commands: Some(commands), unheard, waker, signals, events };
         let client = Client { handle: Arc::new(handle) };
         client.handle.ask(Command::Connect).await?;
         Ok(client)
@@ -225,6 +237,9 @@ impl Handle {
 
     /// Says something, waiting for room if need be.
     pub(crate) async fn say(&self, command: Command) -> Result<(), Error> {
+        if self.signals.ended.load(Ordering::SeqCst) {
+            return Err(Error::Closed);
+        }
         self.commands().send_async(command).await.map_err(|_| Error::Closed)?;
         self.wake();
         Ok(())
@@ -232,6 +247,9 @@ impl Handle {
 
     /// Says something if there is room; gives it back if not.
     pub(crate) fn try_say(&self, command: Command) -> Result<(), Box<(Command, Error)>> {
+        if self.signals.ended.load(Ordering::SeqCst) {
+            return Err(Box::new((command, Error::Closed)));
+        }
         match self.commands().try_send(command) {
             Ok(()) => {
                 self.wake();
@@ -247,7 +265,12 @@ impl Handle {
         // Order: what was said is visible before the thread's last look, or the thread's intent to sleep is visible
         // here.
         fence(Ordering::SeqCst);
-        if self.parked.swap(false, Ordering::SeqCst) {
+        if self.signals.ended.load(Ordering::SeqCst) {
+            // The thread may have looked for the last time before this was said. Dropping it is an answer too.
+            while self.unheard.drain().next().is_some() {}
+            return;
+        }
+        if self.signals.parked.swap(false, Ordering::SeqCst) {
             // It cannot fail while the thread lives, and then nobody needs to be woken.
             let _ = self.waker.wake();
         }

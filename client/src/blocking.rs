@@ -7,7 +7,7 @@
 //! use ringmain_client::{IdleStrategy, Message, blocking::Client};
 //! use std::time::Duration;
 //!
-//! let client = Client::builder().idle(IdleStrategy::Spin).connect("127.0.0.1:7400")?;
+//! let client = Client::builder().idle(IdleStrategy::Spin).connect("127.0.0.1:7411")?;
 //! let mut producer = client.producer("orders")?;
 //! producer.offer(&Message::new("buy 100").priority(3))?;      // never waits; Err(Full) when there is no room
 //! producer.poll(|completion| println!("{completion:?}"));     // sends, receives, hands out receipts

@@ -63,17 +63,18 @@ impl Driver {
 
     /// Does what can be done without waiting. Answers whether anything moved.
     pub(crate) fn pass(&mut self) -> bool {
-        let now = Instant::now();
-        self.machine.on_time(now);
-        self.drop_sockets();
-        let mut moved = self.dial(now);
+        let mut moved = false;
         for index in 0..self.sockets.len() {
             moved |= self.finish_connecting(index);
             moved |= self.write(index);
             moved |= self.read(index);
         }
-        // What was read may have asked for an answer.
+        // Only after reading: a thread that was away for long must hear what came meanwhile before it calls a
+        // connection silent.
+        let now = Instant::now();
+        self.machine.on_time(now);
         self.drop_sockets();
+        moved |= self.dial(now);
         moved | self.flush()
     }
 

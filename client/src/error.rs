@@ -77,7 +77,7 @@ impl std::error::Error for Error {}
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address { text } => write!(f, "{text:?} is not an address like host:7400"),
+            Self::Address { text } => write!(f, "{text:?} is not an address like host:7411"),
             Self::Setting { what } => f.write_str(what),
             Self::TooLarge { bytes, max } => write!(f, "{bytes} bytes are more than the {max} accepted"),
             Self::BatchCount { count } => write!(f, "a batch of {count} messages: 1 to 16384 are accepted"),

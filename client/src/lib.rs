@@ -10,7 +10,7 @@
 //! use ringmain_client::{Message, QueueSettings, blocking::Client};
 //! use std::time::Duration;
 //!
-//! let client = Client::builder().connect("127.0.0.1:7400")?;
+//! let client = Client::builder().connect("127.0.0.1:7411")?;
 //! client.create_queue("orders", &QueueSettings { priorities: 4, ..QueueSettings::default() })?;
 //! let receipt = client.producer("orders")?.publish(&Message::new("buy").priority(3), Duration::from_secs(1))?;
 //! let mut consumer = client.consumer("orders", 64)?;

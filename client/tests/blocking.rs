@@ -117,6 +117,38 @@ fn what_is_published_is_consumed_in_order() {
 }
 
 #[test]
+fn nothing_lingers() {
+    let (_fake, client, mut producer) = setup();
+    let mut consumer = client.consumer("orders", 1).unwrap();
+    let started = Instant::now();
+    for _ in 0..100 {
+        producer.publish(&Message::new("x"), SOON).unwrap();
+        consume(&client, &mut consumer, 1);
+    }
+    // No timer may have had a part in this: the shortest one, for a ping, is 5 s here.
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_thread_that_was_away_finds_its_connection_alive() {
+    let fake = Fake::start();
+    fake.add_queue("orders");
+    let (ping, silence) = (Duration::from_millis(20), Duration::from_millis(200));
+    let client = builder().heartbeat(ping, silence).connect(&fake.address()).unwrap();
+    let mut producer = client.producer("orders").unwrap();
+    for _ in 0..3 {
+        until(&client, "a ping is under way", || {
+            let pings = fake.state().pings;
+            fake.state().pings = 0;
+            pings > 0
+        });
+        std::thread::park_timeout(silence * 2);
+        producer.publish(&Message::new("x"), SOON).unwrap();
+    }
+    assert_eq!(fake.state().connections, 1);
+}
+
+#[test]
 fn offers_until_a_poll_leave_in_one_write() {
     let (fake, client, mut producer) = setup();
     for payload in numbered(500) {
@@ -378,6 +410,24 @@ fn a_refused_publish_is_not_sent_again_after_a_reconnect() {
     fake.cut();
     producer.publish(&Message::new("stored"), SOON).unwrap();
     assert_eq!(fake.log("orders"), [b"stored".to_vec()]);
+}
+
+#[test]
+fn what_may_be_stored_is_asked_again_while_the_shard_is_not_ready() {
+    let (fake, client, mut producer) = setup();
+    fake.state().die_after_publish = true;
+    producer.offer(&Message::new("stored, not answered")).unwrap();
+    let stored = || {
+        let mut state = fake.state();
+        let stored = !state.queues["orders"].log.is_empty();
+        state.unready = if stored { 3 } else { 0 };
+        stored
+    };
+    until(&client, "stored", stored);
+    let finished = finish(&client, &mut producer, 1);
+    assert!(finished[0].result.as_ref().unwrap().duplicate, "{finished:?}");
+    assert_eq!(fake.state().unready, 0);
+    assert_eq!(fake.log("orders").len(), 1);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The thread of an async client: drives the machine, and carries commands to it and answers back.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringmain_net::protocol::{DeliveryHead, Outcome};
 
+use super::Signals;
 use super::budget::Budget;
 use super::consumer::{Arrived, Status};
 use crate::driver::Driver;
@@ -98,7 +99,7 @@ enum Opening {
 pub(crate) struct Worker {
     driver: Driver,
     commands: flume::Receiver<Command>,
-    parked: Arc<AtomicBool>,
+    signals: Arc<Signals>,
     /// The other end too: the oldest event goes when there are too many.
     events: (flume::Sender<Event>, flume::Receiver<Event>),
 
@@ -119,13 +120,13 @@ impl Worker {
     pub(crate) fn new(
         driver: Driver,
         commands: flume::Receiver<Command>,
-        parked: Arc<AtomicBool>,
+        signals: Arc<Signals>,
         events: (flume::Sender<Event>, flume::Receiver<Event>),
     ) -> Self {
         Self {
             driver,
             commands,
-            parked,
+            signals,
             events,
             producers: BTreeMap::new(),
             consumers: BTreeMap::new(),
@@ -158,7 +159,7 @@ impl Worker {
 
     /// Sleeps until a socket or a command has something to say, or a timer is due.
     fn sleep(&mut self) {
-        self.parked.store(true, Ordering::SeqCst);
+        self.signals.parked.store(true, Ordering::SeqCst);
         // Order: the intent to sleep is visible before the last look. See `Handle::wake`.
         fence(Ordering::SeqCst);
         let abandoned = self.commands.is_disconnected() && self.closing.is_none();
@@ -167,7 +168,7 @@ impl Worker {
             let closing = self.closing.iter().map(|(deadline, _)| *deadline);
             self.driver.idle(openings.chain(closing).min());
         }
-        self.parked.store(false, Ordering::SeqCst);
+        self.signals.parked.store(false, Ordering::SeqCst);
     }
 
     // Commands.
@@ -506,10 +507,20 @@ impl Worker {
             for (_, _, reply) in producer.sent.drain(..) {
                 let _ = reply.send(Err(Error::Undrained { messages: 1 }));
             }
-            producer.budget.close();
         }
         let Some((_, Some(reply))) = self.closing.take() else { return };
         let _ = reply.send(if messages == 0 { Ok(()) } else { Err(Error::Undrained { messages }) });
+    }
+}
+
+impl Drop for Worker {
+    /// However the thread ends: nobody may wait for it any more.
+    fn drop(&mut self) {
+        self.signals.ended.store(true, Ordering::SeqCst);
+        // Order: whoever speaks after this look sees that the thread has ended. See `Handle::wake`.
+        fence(Ordering::SeqCst);
+        while self.commands.drain().next().is_some() {}
+        self.producers.values().for_each(|producer| producer.budget.close());
     }
 }
 

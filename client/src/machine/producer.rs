@@ -422,10 +422,12 @@ impl Machine {
         let Some(id) = self.sessions.get(&refused.session).copied() else { return };
         let Some(producer) = self.producers.get_mut(&id) else { return };
         // Late answers of a link that the producer has left, and to frames that will be sent again, say nothing new.
-        if producer.seat.link != Some(index) || producer.window.find(refused.sequence).is_none() {
-            return;
-        }
+        let found = producer.window.find(refused.sequence).filter(|_| producer.seat.link == Some(index));
+        let Some(tries) = found.map(|frame| frame.tries) else { return };
         match refused.code() {
+            // A shard that is not ready, or has no room, refuses before it looks whether an earlier try is stored.
+            // Only asking again tells.
+            Code::Busy | Code::DiskFull if tries > 1 => self.pause_producer(id, refused.retry_after_ms, now),
             Code::NotLeader | Code::WrongShard => self.move_producer(index, id, refused, now),
             // The shard is going; the window goes to its successor.
             Code::ShuttingDown => self.on_lost(index, refusal(refused).to_string(), now),

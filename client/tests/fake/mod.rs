@@ -65,6 +65,8 @@ pub(crate) struct State {
     pub(crate) publish_frames: u64,
     /// Refuse that many publishes so.
     pub(crate) refuse: VecDeque<(Code, u32)>,
+    /// Refuse that many publishes as busy, before looking at anything.
+    pub(crate) unready: u32,
     /// Refuse requests about this queue with a redirect to this port.
     pub(crate) redirect: Option<(String, u16)>,
     /// Cut the next connections after so many bytes received; `true`: what was understood is done, but not answered.
@@ -142,6 +144,7 @@ impl Fake {
             largest_read: 0,
             publish_frames: 0,
             refuse: VecDeque::new(),
+            unready: 0,
             redirect: None,
             cuts: VecDeque::new(),
             die_after_publish: false,
@@ -506,6 +509,10 @@ impl Connection {
                 },
             );
         };
+        if state.unready > 0 {
+            state.unready -= 1;
+            return refuse(self, Code::Busy, 0, 0);
+        }
         let Some(open) = state.sessions.get_mut(&session) else {
             return refuse(self, Code::NoSuchSession, 0, 0);
         };

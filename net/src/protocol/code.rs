@@ -36,7 +36,8 @@ pub enum Code {
     NoSuchSession = 14,
     /// A newer epoch of this producer is open: this one may not publish any more.
     Fenced = 15,
-    /// The sequence is further ahead than the in-flight window.
+    /// The sequence is further ahead than the in-flight window, or later ones were decided before this one: it is not
+    /// stored.
     OutOfOrder = 16,
     /// The consumer does not exist on this connection.
     NoSuchConsumer = 17,
@@ -51,7 +52,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// Whether the same request may succeed later, here or where the redirect points.
+    /// Whether the same request may succeed later, here or where the redirect points; a publish with a new sequence.
     pub fn is_retryable(self) -> bool {
         match self {
             Self::NotLeader
@@ -59,6 +60,7 @@ impl Code {
             | Self::Full
             | Self::Busy
             | Self::DiskFull
+            | Self::OutOfOrder
             | Self::TooMany
             | Self::ShuttingDown => true,
             Self::Malformed
@@ -71,7 +73,6 @@ impl Code {
             | Self::TooLarge
             | Self::NoSuchSession
             | Self::Fenced
-            | Self::OutOfOrder
             | Self::NoSuchConsumer
             | Self::Unsupported
             | Self::Internal => false,
