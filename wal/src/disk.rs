@@ -8,13 +8,20 @@
 //! Only the preparation of a segment can run out of space. Any other write that fails ends the process: what the
 //! kernel then holds of the page is unknown, and trying again would only hide it.
 //!
+//! The writes of a process that was killed may still be on their way when it is gone: the kernel finishes them behind
+//! its back. One that landed under a page that the next start has written would destroy it. So each file is locked as
+//! long as anything holds it open, a write on its way included, and whoever opens it next waits for that.
+//!
 //! Not to be done here: spinning while a write is in flight (its completion needs this very core), opening a file by a
 //! name that was changed behind glommio's back, dropping the executor while something is in flight.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::TryLockError;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
@@ -36,6 +43,10 @@ const FILL_BYTES: usize = 1 << 20;
 /// Files kept open. More are opened when old messages are read, and closed again, oldest first.
 const FILES_OPEN_MAX: usize = 128;
 
+/// Writes that take longer than this belong to a process that lives.
+const CLAIM_WITHIN: Duration = Duration::from_secs(30);
+const CLAIM_ASKED_EVERY: Duration = Duration::from_millis(1);
+
 pub struct Disk {
     directory: PathBuf,
     options: LogOptions,
@@ -44,6 +55,8 @@ pub struct Disk {
     superblock: DmaFile,
     /// No borrow of it lives across an `.await`.
     files: RefCell<BTreeMap<u64, Rc<DmaFile>>>,
+    /// Segments whose files are being opened.
+    opening: RefCell<BTreeSet<u64>>,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -73,11 +86,13 @@ impl Disk {
             .dma_open(&path)
             .await
             .map_err(|error| refused("opening the superblock", &path, &error))?;
+        claim_in_time(&file, &path).await?;
         let disk = Self {
             directory: directory.to_path_buf(),
             options,
             superblock: file,
             files: RefCell::new(BTreeMap::new()),
+            opening: RefCell::new(BTreeSet::new()),
         };
         if fresh {
             // Both slots blank. A crash before this is durable leaves a shorter file, which reads the same.
@@ -226,6 +241,7 @@ impl Disk {
             Err(error) if is_no_space(&error) => return Ok(Prepared::NoSpace),
             Err(error) => return Err(failed("making a segment", &path, &error)),
         };
+        claim_in_time(&file, &path).await?;
         let filled = self.fill(&file).await;
         let header = match filled {
             Ok(()) => self.write_header(&file, number).await,
@@ -333,15 +349,29 @@ impl Disk {
     }
 
     async fn file(&self, number: u64) -> Result<Rc<DmaFile>, Error> {
-        let known = self.files.borrow().get(&number).cloned();
-        if let Some(file) = known {
-            return Ok(file);
+        loop {
+            let known = self.files.borrow().get(&number).cloned();
+            if let Some(file) = known {
+                return Ok(file);
+            }
+            // One opens it, whoever else wants it meanwhile waits for that: two would wait for each other's lock.
+            if self.opening.borrow_mut().insert(number) {
+                break;
+            }
+            glommio::timer::sleep(CLAIM_ASKED_EVERY).await;
         }
+        let opened = self.open_file(number).await;
+        self.opening.borrow_mut().remove(&number);
+        opened
+    }
+
+    async fn open_file(&self, number: u64) -> Result<Rc<DmaFile>, Error> {
         let path = self.path(number);
         let mut open = OpenOptions::new();
         open.read(true).write(true).custom_flags(libc::O_DSYNC);
         let opened = open.dma_open(&path).await;
         let file = Rc::new(opened.map_err(|error| refused("opening a segment", &path, &error))?);
+        claim_in_time(&file, &path).await?;
         self.files.borrow_mut().insert(number, Rc::clone(&file));
         self.close_unused(number).await;
         Ok(file)
@@ -391,6 +421,30 @@ impl Disk {
     fn preparing(&self, number: u64) -> PathBuf {
         self.directory.join(format!("{}.preparing", segment_file_name(number)))
     }
+}
+
+/// Locks a file until the last of whatever holds it open is gone. False: something else holds it now.
+fn claim(file: &DmaFile) -> std::io::Result<bool> {
+    // The lock belongs to the open file, of which this is only another handle.
+    let handle = std::fs::File::from(file.as_fd().try_clone_to_owned()?);
+    match handle.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Waits for what another process still writes to the file.
+async fn claim_in_time(file: &DmaFile, path: &Path) -> Result<(), Error> {
+    let deadline = Instant::now() + CLAIM_WITHIN;
+    let failed = |why| Error::Io { what: "locking a file of the log", path: path.to_path_buf(), why };
+    while !claim(file).map_err(|error| failed(error.to_string()))? {
+        if deadline <= Instant::now() {
+            return Err(failed("another process has it open".to_owned()));
+        }
+        glommio::timer::sleep(CLAIM_ASKED_EVERY).await;
+    }
+    Ok(())
 }
 
 /// Runs what has no asynchronous form on the executor's helper thread.

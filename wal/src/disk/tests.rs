@@ -282,3 +282,29 @@ fn system_of_this_test_passes_the_preflight() {
     super::preflight(directory.path()).unwrap();
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn writes_of_another_process_are_waited_for() {
+    on_executor(|| async {
+        let directory = directory();
+        let (shard, ..) = Shard::boot(directory.path(), options()).await;
+        let path = directory.path().join(segment_file_name(1));
+        shard.disk.close().await;
+        // What holds the file open as the kernel does for a write of a process that is gone.
+        let held = std::fs::File::open(&path).unwrap();
+        held.lock().unwrap();
+        let is_released = std::rc::Rc::new(std::cell::Cell::new(false));
+        let released = is_released.clone();
+        let release = glommio::spawn_local(async move {
+            for _ in 0..20 {
+                glommio::executor().yield_now().await;
+            }
+            released.set(true);
+            drop(held);
+        });
+        let (shard, ..) = Shard::boot(directory.path(), options()).await;
+        assert!(is_released.get());
+        release.await;
+        shard.disk.close().await;
+    });
+}
