@@ -7,10 +7,16 @@ use crate::failure::Failure;
 use crate::identity::DataDirectory;
 use crate::runtime::{Command, Launch, ShardThread, launch};
 use crate::shard::{Address, ShardOptions};
-use ringmain_net::socket::Listener;
+use ringmain_net::socket::{BindError, Listener};
 use ringmain_wal::{GroupId, Identity, LogOptions};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the port of a process that is just gone is waited for.
+const PORT_FREE_WITHIN: Duration = Duration::from_secs(2);
+const PORT_ASKED_EVERY: Duration = Duration::from_millis(5);
 
 /// A running node. Dropping it leaves the shards running: end it with [`Node::stop`] or [`Node::kill`].
 pub struct Node {
@@ -152,9 +158,23 @@ fn listen(config: &Config, shards: u32) -> Result<Vec<Listener>, Failure> {
             let candidates = (config.listen.host.as_str(), port).to_socket_addrs().map_err(failure)?;
             let addresses: Vec<SocketAddr> = candidates.collect();
             let address = *addresses.first().ok_or_else(|| failure(io::ErrorKind::NotFound.into()))?;
-            Listener::bind(address).map_err(Failure::Bind)
+            bind(address).map_err(Failure::Bind)
         })
         .collect()
+}
+
+/// The kernel takes the rings of a killed process apart after the process is gone, and only then its listeners: a node
+/// that is started at once finds its port taken for some more milliseconds.
+fn bind(address: SocketAddr) -> Result<Listener, BindError> {
+    let deadline = Instant::now() + PORT_FREE_WITHIN;
+    loop {
+        match Listener::bind(address) {
+            Err(error) if error.source.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(PORT_ASKED_EVERY);
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn addresses(config: &Config, listeners: &[Listener]) -> Vec<Address> {
