@@ -21,6 +21,8 @@ const EVENTS_PER_WAIT: usize = 64;
 const TURNS: usize = 4;
 /// A thread that sleeps looks up at least so often, whatever the timers say.
 const WAIT_MAX: Duration = Duration::from_millis(500);
+/// The poll counts in milliseconds and rounds up; shorter waits than this must end when they should.
+const WAIT_COARSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 struct Socket {
@@ -106,8 +108,12 @@ impl Driver {
     fn park(&mut self, until: Option<Instant>) {
         let deadline = self.machine.next_deadline();
         let deadline = until.map_or(deadline, |until| until.min(deadline));
-        let wait = deadline.saturating_duration_since(Instant::now()).min(WAIT_MAX);
+        let mut wait = deadline.saturating_duration_since(Instant::now()).min(WAIT_MAX);
         let Some((poll, events)) = &mut self.poll else { return };
+        if wait < WAIT_COARSE {
+            wait_exactly(poll, wait);
+            wait = Duration::ZERO;
+        }
         // Interrupted or not, what there is to do is found by trying.
         let _ = poll.poll(events, Some(wait));
     }
@@ -230,6 +236,21 @@ impl Driver {
         self.machine.on_lost(index, reason.to_owned(), Instant::now());
         self.drop_sockets();
     }
+}
+
+/// Waits for an event, or for `wait` to the microsecond; which of them it was, and an interruption, is found by trying.
+#[cfg(unix)]
+fn wait_exactly(poll: &Poll, wait: Duration) {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    if let Ok(wait) = Timespec::try_from(wait) {
+        let _ = rustix::event::poll(&mut [PollFd::new(poll.registry(), PollFlags::IN)], Some(&wait));
+    }
+}
+
+/// Elsewhere the poll's milliseconds are all there is.
+#[cfg(not(unix))]
+fn wait_exactly(poll: &mut Poll, wait: Duration) {
+    let _ = poll.poll(&mut Events::with_capacity(EVENTS_PER_WAIT), Some(wait));
 }
 
 fn reason(error: &io::Error) -> String {
