@@ -1,4 +1,4 @@
-//! The kernel calls that no safe library offers: io_uring with registered memory, `ppoll`, timers.
+//! The kernel calls that no safe library offers: io_uring with registered memory, `ppoll`, timers, signals.
 //!
 //! This is the only file of the crate with `unsafe` in it. A `Ring` owns the memory and the files its operations use
 //! and hands that memory out only while nothing is in flight, so what it offers outside is safe.
@@ -7,6 +7,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -214,5 +216,25 @@ pub(crate) fn wait_readable(file: BorrowedFd<'_>, timeout: Duration) -> io::Resu
 pub(crate) fn set_timers_exact() -> io::Result<()> {
     // SAFETY: plain integers; changes this thread's timer slack to one nanosecond.
     let result = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_u64) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has the kernel kill `command`'s process when the thread that starts it ends, so that none is left behind.
+pub(crate) fn end_with_this_thread(command: &mut Command) {
+    let die_with_parent = || {
+        // SAFETY: plain integers; sets an attribute of the new process.
+        let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; this makes one system call.
+    unsafe { command.pre_exec(die_with_parent) };
+}
+
+/// Asks one process to stop in good order.
+pub(crate) fn terminate(process: u32) -> io::Result<()> {
+    let process = libc::pid_t::try_from(process).expect("the kernel gave this id as a pid_t");
+    assert!(process > 1, "0 and negative ids name groups of processes");
+    // SAFETY: plain integers; the caller holds the child, so its id was not given to another process.
+    let result = unsafe { libc::kill(process, libc::SIGTERM) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

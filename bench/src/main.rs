@@ -5,7 +5,16 @@
 
 use clap::{Parser, Subcommand};
 
+mod compare;
+mod latency;
 mod limit;
+mod throughput;
+
+mod node;
+mod publisher;
+mod site;
+mod stock;
+mod target;
 
 mod disk;
 mod loopback;
@@ -33,12 +42,21 @@ struct Arguments {
 enum Command {
     /// Measure the machine: durable writes, bandwidth, loopback, and the raw loop of a durable publish
     Limit(limit::Options),
+    /// Measure how long a durable publish takes at a given rate
+    Latency(latency::Options),
+    /// Measure how many durable messages a second go through one session
+    Throughput(throughput::Options),
+    /// Measure a node beside the machine's limits and its targets, taking turns in one run
+    Compare(compare::Options),
 }
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Limit(options) => limit::run(options),
+        Command::Latency(options) => latency::run(options),
+        Command::Throughput(options) => throughput::run(options),
+        Command::Compare(options) => compare::run(options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

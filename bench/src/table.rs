@@ -27,6 +27,9 @@ pub(crate) enum Cell {
     BytesPerSecond(f64),
     /// 1.0 is 100 %.
     Share(f64),
+    /// A ratio.
+    Times(f64),
+    Number(f64),
     Missing,
 }
 
@@ -43,6 +46,8 @@ impl Cell {
             Self::PerSecond(rate) => grouped(rate.round() as u64),
             Self::BytesPerSecond(rate) => with_digits(*rate / 1e6),
             Self::Share(share) => format!("{:.0} %", share * 100.0),
+            Self::Times(ratio) => format!("{ratio:.2} ×"),
+            Self::Number(value) => with_digits(*value),
             Self::Missing => "–".to_owned(),
         }
     }
@@ -52,7 +57,8 @@ impl Cell {
             Self::Text(text) => json!(text),
             Self::Count(count) => json!(count),
             Self::Nanoseconds(nanoseconds) => json!(*nanoseconds as f64 / 1_000.0),
-            Self::PerSecond(value) | Self::BytesPerSecond(value) | Self::Share(value) => json!(value),
+            Self::PerSecond(value) | Self::BytesPerSecond(value) => json!(value),
+            Self::Share(value) | Self::Times(value) | Self::Number(value) => json!(value),
             Self::Missing => Value::Null,
         }
     }

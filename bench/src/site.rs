@@ -1,0 +1,156 @@
+//! Where a node is measured: one that is running already, or one that is started for it and ended behind it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Doing, Error, Result};
+use crate::machine::{Cores, Machine, Placement};
+use crate::node::Node;
+use crate::publisher::Idle;
+
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// A running node; without it one is started with one shard on a core of its own
+    #[arg(long, value_name = "HOST:PORT")]
+    connect: Option<String>,
+
+    /// Directory on the disk to be measured; what is put there is deleted at the end
+    #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
+    data: PathBuf,
+
+    /// The program that is started as a node [default: `ringmain` beside this program]
+    #[arg(long, value_name = "PROGRAM")]
+    server: Option<PathBuf>,
+
+    /// Start the node with --spin
+    #[arg(long)]
+    spin: bool,
+
+    /// What the publishing thread does while it waits
+    #[arg(long, value_enum, default_value_t = Idle::Park)]
+    idle: Idle,
+
+    #[command(flatten)]
+    placement: Placement,
+}
+
+pub(crate) struct Site {
+    machine: Machine,
+    idle: Idle,
+    place: Place,
+}
+
+enum Place {
+    Elsewhere { address: String },
+    Here { start: Start, node: Option<Node> },
+}
+
+struct Start {
+    server: PathBuf,
+    directory: PathBuf,
+    spin: bool,
+}
+
+impl Site {
+    pub(crate) fn open(options: &Options) -> Result<Self> {
+        let machine = Machine::prepare(&options.placement, &options.data)?;
+        let place = match &options.connect {
+            Some(address) => Place::Elsewhere { address: address.clone() },
+            None => {
+                let name = format!("ringmain-bench-{}", std::process::id());
+                let directory = options.data.join(name);
+                let server = options.server.clone().map_or_else(beside_this_program, Ok)?;
+                let start = Start { server, directory, spin: options.spin };
+                Place::Here { start, node: None }
+            }
+        };
+        let mut site = Self { machine, idle: options.idle, place };
+        site.start()?;
+        Ok(site)
+    }
+
+    /// Starts the node on what data there is; says how long that took.
+    pub(crate) fn start(&mut self) -> Result<Duration> {
+        let core = self.cores().server;
+        let Place::Here { start, node } = &mut self.place else { return Ok(Duration::ZERO) };
+        let started = std::time::Instant::now();
+        *node = Some(Node::start(&start.server, &start.directory, core, start.spin)?);
+        Ok(started.elapsed())
+    }
+
+    /// Ends the node as a crash would.
+    pub(crate) fn kill(&mut self) {
+        if let Place::Here { node, .. } = &mut self.place {
+            *node = None;
+        }
+    }
+
+    /// A node without data in place of this one.
+    pub(crate) fn renew(&mut self) -> Result<()> {
+        self.close()?;
+        if let Some(directory) = self.directory() {
+            std::fs::remove_dir_all(directory).doing(|| format!("deleting {}", directory.display()))?;
+        }
+        self.start().map(|_| ())
+    }
+
+    pub(crate) fn cores(&self) -> Cores {
+        self.machine.cores
+    }
+
+    pub(crate) fn idle(&self) -> Idle {
+        self.idle
+    }
+
+    pub(crate) fn facts(&self) -> Vec<(&'static str, String)> {
+        self.machine.facts()
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        match &self.place {
+            Place::Elsewhere { address } => address,
+            Place::Here { node, .. } => node.as_ref().map_or("", Node::address),
+        }
+    }
+
+    /// The node as a process, if it is one of ours.
+    pub(crate) fn node(&self) -> Option<&Node> {
+        match &self.place {
+            Place::Elsewhere { .. } => None,
+            Place::Here { node, .. } => node.as_ref(),
+        }
+    }
+
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Elsewhere { .. } => None,
+            Place::Here { start, .. } => Some(&start.directory),
+        }
+    }
+
+    /// Ends the node in good order.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        let Place::Here { node, .. } = &mut self.place else { return Ok(()) };
+        node.take().map_or(Ok(()), Node::stop)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(directory) = self.directory() {
+            // What cannot be deleted is still there for the user to see.
+            let _ = std::fs::remove_dir_all(directory);
+            let _ = std::fs::remove_file(directory.with_extension("log"));
+        }
+    }
+}
+
+fn beside_this_program() -> Result<PathBuf> {
+    let doing = || "looking for the program `ringmain`".to_owned();
+    let path = std::env::current_exe().doing(doing)?.with_file_name("ringmain");
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(Error::new(doing(), format!("{} does not exist: build it, or say --server", path.display())))
+}
