@@ -26,8 +26,8 @@ use ringmain_client::{Error, QueueSettings};
 
 use crate::process::{Node, PATIENCE, Program, Setup, free_ports, wait_for};
 use crate::rng::Rng;
-pub use ledger::Report;
 use ledger::Ledger;
+pub use ledger::Report;
 
 /// Names that lie on both of two shards.
 const QUEUES: [&str; 4] = ["orders", "telemetry", "audit", "risk"];
@@ -137,7 +137,8 @@ fn kill_again_and_again(setup: &Setup, node: Node, scene: &Scene, options: Optio
             thread::park_timeout(Duration::from_millis(rng.skewed(120)));
             starting.kill();
         }
-        node = setup.start().unwrap_or_else(|ended| panic!("round {round}: the node does not start: {ended:?}"));
+        node =
+            setup.start().unwrap_or_else(|ended| panic!("round {round}: the node does not start: {ended:?}"));
         scene.ledger().restarts += 1;
     }
     wait_a_random_while(scene, rng);
@@ -169,7 +170,8 @@ fn conclude(node: &Node, scene: &Scene) {
             (info.in_flight == 0 && info.consumers == 0).then_some(info)
         });
         let left = drain(&client, scene, queue, info.ready);
-        let levels: Vec<_> = info.levels.iter().map(|level| (level.priority, level.ready, level.ready_bytes)).collect();
+        let levels: Vec<_> =
+            info.levels.iter().map(|level| (level.priority, level.ready, level.ready_bytes)).collect();
         assert_eq!(left.levels(), levels, "{name}: what is counted by level, and what came");
         assert_eq!((left.messages, left.bytes), (info.ready, info.ready_bytes), "{name}");
         assert_eq!(info.published - info.acknowledged, info.ready, "{name}");

@@ -28,9 +28,8 @@ struct Line {
 pub(super) fn run(scene: &Scene, number: u32) {
     let mut rng = Rng::new(scene.seed ^ u64::from(number + 1) << 48);
     let (short, long) = (Duration::from_millis(5), Duration::from_millis(100));
-    let client = wait_for("a client connects", || {
-        Client::builder().backoff(short, long).connect(&scene.connect).ok()
-    });
+    let client =
+        wait_for("a client connects", || Client::builder().backoff(short, long).connect(&scene.connect).ok());
     let mut lines: Vec<Line> = (0..QUEUES.len()).map(|queue| Line::open(&client, queue)).collect();
     while !scene.is_drained() {
         let mut handled = 0;

@@ -75,7 +75,10 @@ pub(super) struct Drained {
 impl Drained {
     /// As a node lists its levels: lowest priority first.
     pub(super) fn levels(&self) -> Vec<(u8, u64, u64)> {
-        self.by_priority.iter().map(|(&priority, &(messages, bytes, _))| (priority, messages, bytes)).collect()
+        self.by_priority
+            .iter()
+            .map(|(&priority, &(messages, bytes, _))| (priority, messages, bytes))
+            .collect()
     }
 }
 
@@ -182,7 +185,12 @@ impl Ledger {
             if let Some(((q, p, before), other)) = last
                 && (q, p) == (queue, priority)
             {
-                assert_eq!(sequence, before + 1, "{}: a place between {other:?} and {id:?} is empty", QUEUES[queue]);
+                assert_eq!(
+                    sequence,
+                    before + 1,
+                    "{}: a place between {other:?} and {id:?} is empty",
+                    QUEUES[queue]
+                );
             }
             last = Some((place, id));
             // The number of each producer rises with the places.
