@@ -9,7 +9,8 @@
 //!      └─ kept until the image is whole ─┘ └ applied as soon as a record says they are committed
 //! ```
 //!
-//! Later checkpoints are passed over: what they say follows from the entries. Entries that no record
+//! Later checkpoints are passed over: what they say follows from the entries. An earlier one, whose entries before
+//! `replay_from` are not read any more, is passed over too. Entries that no record
 //! calls committed are handed to the engine of consensus, which decides about them.
 
 use crate::checkpoint::Restore;
@@ -36,6 +37,8 @@ pub struct Replay {
 
 struct GroupReplay {
     options: EngineOptions,
+    /// Entries before those that are read are gone: only a checkpoint knows what they did.
+    needs_checkpoint: bool,
 
     source: Source,
     membership: Vec<u8>,
@@ -80,6 +83,7 @@ impl Replay {
         let options = EngineOptions { group: id, messages_max: self.options.limits.messages_max };
         Ok(self.groups.entry(id).or_insert_with(|| GroupReplay {
             options,
+            needs_checkpoint,
             source: match needs_checkpoint {
                 true => Source::AwaitingCheckpoint,
                 false => Source::Live(Box::new(Engine::new(options))),
@@ -160,7 +164,11 @@ impl GroupReplay {
         }
         let is_awaiting = !matches!(self.source, Source::Live(_));
         if next < entry.index && !(is_awaiting && self.pending.is_empty()) {
-            return Err(Failure::Replay { why: "an entry is missing" });
+            if is_awaiting || !self.needs_checkpoint {
+                return Err(Failure::Replay { why: "an entry is missing" });
+            }
+            self.await_checkpoint();
+            self.pending.clear();
         }
         self.pending.push_back((entry, place));
         Ok(())
@@ -225,15 +233,28 @@ impl GroupReplay {
         let source = std::mem::replace(&mut self.source, Source::AwaitingCheckpoint);
         let Source::Restoring { restore, .. } = source else { return Ok(()) };
         let engine = restore.finish()?;
+        if self.pending.front().is_some_and(|(entry, _)| Index(applied.0 + 1) < entry.index) {
+            self.await_checkpoint();
+            return Ok(());
+        }
         self.source = Source::Live(Box::new(engine));
         self.base = (applied, term);
         while self.pending.front().is_some_and(|(entry, _)| entry.index <= applied) {
             self.pending.pop_front();
         }
-        if self.pending.front().is_some_and(|(entry, _)| entry.index != Index(applied.0 + 1)) {
-            return Err(Failure::Replay { why: "an entry is missing" });
-        }
         Ok(())
+    }
+
+    /// What was restored does not reach to the entries that are here: reading began where a later checkpoint, which the
+    /// superblock names, needs it, and this is an earlier one that was still being written there.
+    ///
+    /// ```text
+    ///   entries 756 … 759 │ 760 │ parts of the earlier, up to 755 │ restart │ parts of the later, up to 759 │ …
+    ///                     └ replay_from: 760 was not known to be committed
+    /// ```
+    fn await_checkpoint(&mut self) {
+        self.source = Source::AwaitingCheckpoint;
+        self.base = (Index(0), Term(0));
     }
 
     fn on_relocation(&mut self, record: &RecordView<'_>) -> Result<(), Failure> {
@@ -260,3 +281,6 @@ impl GroupReplay {
         Group::new(GroupStart { id, engine: *engine, restored, places }, options)
     }
 }
+
+#[cfg(test)]
+mod tests;
