@@ -47,7 +47,14 @@ impl Readback {
     }
 
     /// Registers the reader; answers the read to issue, or `None` when one already covers it or none is free.
-    pub(crate) fn request(&mut self, reader: Reader, position: Position, bytes: u32) -> Option<ReadWindow> {
+    ///
+    /// Nothing behind `durable_end` is read along: the window stays in memory, and those pages are written later.
+    pub(crate) fn request(
+        &mut self,
+        reader: Reader,
+        (position, bytes): (Position, u32),
+        durable_end: Position,
+    ) -> Option<ReadWindow> {
         let page = PAGE_BYTES;
         let first = position.0 / page * page;
         let end = position.0 + u64::from(bytes);
@@ -63,8 +70,9 @@ impl Readback {
             return None;
         }
         let segment_end = (first / self.segment_bytes + 1) * self.segment_bytes;
-        let wanted_end = end.next_multiple_of(page).max(first + WINDOW_BYTES).min(segment_end);
-        assert!(end <= wanted_end, "a message never spans two segments");
+        let wanted_end = (first + WINDOW_BYTES).min(segment_end).min(durable_end.0);
+        let wanted_end = wanted_end.max(end.next_multiple_of(page));
+        assert!(wanted_end <= segment_end, "a message never spans two segments");
         let window = ReadWindow { position: Position(first), bytes: (wanted_end - first) as usize };
         self.outstanding.insert(first, Outstanding { bytes: window.bytes, readers: vec![reader] });
         Some(window)
@@ -90,12 +98,14 @@ impl Readback {
 mod tests {
     use super::*;
 
+    const END: Position = Position(u64::MAX);
+
     #[test]
     fn one_window_serves_its_neighbours() {
         let mut readback = Readback::new(1 << 20);
-        let window = readback.request(Reader::Queue(1), Position(5_000), 300).unwrap();
+        let window = readback.request(Reader::Queue(1), (Position(5_000), 300), END).unwrap();
         assert_eq!(window, ReadWindow { position: Position(4096), bytes: WINDOW_BYTES as usize });
-        assert_eq!(readback.request(Reader::Queue(2), Position(9_000), 300), None);
+        assert_eq!(readback.request(Reader::Queue(2), (Position(9_000), 300), END), None);
         let mut wake = Vec::new();
         readback.on_read(Position(4096), &mut wake);
         assert_eq!(wake, [Reader::Queue(1), Reader::Queue(2)]);
@@ -105,15 +115,23 @@ mod tests {
     #[test]
     fn window_stops_at_the_segment_end() {
         let mut readback = Readback::new(1 << 20);
-        let window = readback.request(Reader::Queue(1), Position((1 << 20) - 300), 300).unwrap();
+        let window = readback.request(Reader::Queue(1), (Position((1 << 20) - 300), 300), END).unwrap();
         assert_eq!(window, ReadWindow { position: Position((1 << 20) - 4096), bytes: 4096 });
+    }
+
+    #[test]
+    fn window_stops_where_the_log_may_still_be_written() {
+        let mut readback = Readback::new(1 << 20);
+        let window = readback.request(Reader::Queue(1), (Position(5_000), 300), Position(16_384)).unwrap();
+        assert_eq!(window, ReadWindow { position: Position(4096), bytes: 12_288 });
     }
 
     #[test]
     fn reads_under_way_are_bounded() {
         let mut readback = Readback::new(1 << 30);
-        let issued =
-            (0..100).filter(|i| readback.request(Reader::Queue(*i), Position(i << 20), 10).is_some()).count();
+        let issued = (0..100)
+            .filter(|i| readback.request(Reader::Queue(*i), (Position(i << 20), 10), END).is_some())
+            .count();
         assert_eq!(issued, READS_MAX);
         let mut wake = Vec::new();
         readback.on_read(Position(0), &mut wake);

@@ -77,7 +77,8 @@ impl Relocation {
         while let Some(message) = self.found.last().copied() {
             let Some(bytes) = log.read(message.position, message.bytes as usize) else {
                 self.is_reading = true;
-                return readback.request(Reader::Relocation, message.position, message.bytes);
+                let wanted = (message.position, message.bytes);
+                return readback.request(Reader::Relocation, wanted, log.durable_end());
             };
             self.found.pop();
             self.copy(message, bytes);

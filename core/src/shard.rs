@@ -437,7 +437,10 @@ impl Shard {
             return;
         }
         let (readback, reads) = (&mut self.readback, &mut output.reads);
-        let mut read = |reader, position, bytes| reads.extend(readback.request(reader, position, bytes));
+        let durable_end = self.log.durable_end();
+        let mut read = |reader, position, bytes| {
+            reads.extend(readback.request(reader, (position, bytes), durable_end));
+        };
         let mut source = Source { now, log: &self.log, outbox: &mut self.outbox, read: &mut read };
         for group in &mut self.groups {
             match self.dispatcher.run(group, &mut source) {

@@ -92,6 +92,7 @@ struct Batch {
 #[derive(Debug)]
 struct InFlight {
     last_sequence: Sequence,
+    end: Position,
     written: bool,
 }
 
@@ -107,6 +108,8 @@ pub struct Log {
     /// Header checksum of that record.
     previous: u32,
     durable_upto: Sequence,
+    /// Behind the pages of that record. What lies from here on may be written still.
+    durable_end: Position,
     /// The highest durable_upto that was polled: a later start will know that everything up to here was durable.
     vouched_upto: Sequence,
     /// The last record that says something: not a Boot, not a Vouch.
@@ -143,6 +146,7 @@ impl Log {
             last_polled: start.last_sequence,
             previous: start.previous,
             durable_upto: start.last_sequence,
+            durable_end: Position(start.segment * options.segment_bytes + start.offset),
             vouched_upto: Sequence(0),
             said_upto: start.last_sequence,
             offset: start.offset,
@@ -205,7 +209,8 @@ impl Log {
         self.pending_bytes -= bytes as u64;
         self.vouched_upto = self.durable_upto;
         let id = WriteId(self.first_in_flight + self.in_flight.len() as u64);
-        self.in_flight.push_back(InFlight { last_sequence: self.last_polled, written: false });
+        let end = Position(batch.segment * self.options.segment_bytes + batch.offset + bytes as u64);
+        self.in_flight.push_back(InFlight { last_sequence: self.last_polled, end, written: false });
         // What follows begins on the next page: this one must never be written again.
         if self.batches.is_empty() {
             self.offset = page_ceil(self.offset);
@@ -223,7 +228,8 @@ impl Log {
             && first.written
         {
             assert!(first.last_sequence > self.durable_upto);
-            self.durable_upto = first.last_sequence;
+            assert!(first.end > self.durable_end);
+            (self.durable_upto, self.durable_end) = (first.last_sequence, first.end);
             self.in_flight.pop_front();
             self.first_in_flight += 1;
         }
@@ -233,6 +239,11 @@ impl Log {
 
     pub fn durable_upto(&self) -> Sequence {
         self.durable_upto
+    }
+
+    /// Pages before this are as they will always be; those from here on may be written after they were read.
+    pub fn durable_end(&self) -> Position {
+        self.durable_end
     }
 
     pub fn last_sequence(&self) -> Sequence {
