@@ -1,21 +1,29 @@
-//! What a broker promised, and whether it kept it: a model of queues fed with every request and every answer, in the
-//! order in which they left and reached the broker.
+//! What a broker promised, and whether it kept it: a model of queues fed with every request at the moment when the
+//! broker took it, and with every answer at the moment when the broker gave it.
 //!
-//! The model knows less than the broker: a publish without an answer may be stored or not, and so may a settle have
-//! happened. So it counts what is surely stored and what may be, and complains only about what cannot be right. When
-//! every request is answered the two are one, and the checks are exact.
+//! The model knows less than the broker where an answer was lost: what was asked may have happened or not. So it keeps
+//! what is surely so apart from what may be, and complains only about what cannot be right. Where nothing is unanswered
+//! the two are one, and the checks are exact.
 //!
 //! ```text
 //! durable   an acknowledged message is delivered until it is settled, whatever happens between
 //! once      one message has one place; one place has one message; what was settled is never delivered again
-//! ordered   of one queue and priority, places are first delivered in rising order, and in each producer's order
+//! ordered   of one queue and priority, delivery follows the log: nothing known to be earlier is passed over
 //! priority  nothing is delivered while something of a higher priority surely waits
-//! exact     counts and bytes are those of what is stored
-//! bounded   never more than the limit, and never refused as full with surely enough room
-//! leased    nobody gets what another holds; what comes back says how often it was delivered
+//! exact     counts and bytes of every level are those of what is stored
+//! bounded   never more than the limit, and never refused as full with surely enough room; credit is kept
+//! leased    nobody gets what another holds; what comes back says exactly how often it was delivered
 //! ```
 
+mod counts;
+mod leases;
+mod removal;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use counts::{Counts, LevelCounts};
+pub use leases::{Delivery, Outcome, Settle};
+pub use removal::{Delete, Purge};
 
 pub type Violation = String;
 
@@ -31,33 +39,13 @@ pub struct Place {
     pub sequence: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
     pub queue: u64,
-    /// The producer's session and the number it gave.
+    /// The producer's session and the number it gave; messages of one publish have rising numbers too.
     pub producer: (u64, u64),
     pub priority: u8,
     pub bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Delivery {
-    pub message: MessageId,
-    pub place: Place,
-    pub consumer: u64,
-    /// 1: the first.
-    pub deliveries: u64,
-    /// The lease ends then.
-    pub until: u64,
-}
-
-/// What a broker says of a queue.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Counts {
-    pub ready: u64,
-    pub ready_bytes: u64,
-    pub in_flight: u64,
-    pub in_flight_bytes: u64,
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -67,218 +55,230 @@ pub struct Limits {
     pub bytes_max: u64,
 }
 
+/// What a refusal of a publish says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The broker knows the session and has not stored it, now or before.
+    NotStored,
+    /// It was not taken this time.
+    NotNow,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stored {
-    /// Offered and not answered.
+    /// The broker has it and will answer: not there before it does.
+    OnItsWay {
+        connection: u64,
+    },
+    /// Offered, and the answer was lost.
     Perhaps,
     Surely,
-    /// A settle was asked for and not answered.
-    PerhapsSettled,
-    Settled,
+    /// Something was asked that removes it, and the answer was lost.
+    PerhapsGone,
+    Gone,
     /// The broker said that it has not taken it.
     Refused,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lease {
+    None,
+    Held {
+        consumer: u64,
+        until: u64,
+    },
+    /// The broker was told what is to become of it, and has not answered.
+    Settling {
+        consumer: u64,
+        until: u64,
+        outcome: Outcome,
+    },
+    /// It may be held still, or be on its way back, or be back.
+    Returning {
+        consumer: u64,
+    },
+}
+
+/// Whether a purge hit it that was taken before its own answer came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Doom {
+    None,
+    Perhaps,
+    Surely,
 }
 
 #[derive(Debug)]
 struct Message {
     offer: Offer,
     stored: Stored,
+    /// Since it was last known not to be stored.
+    tries: u32,
+    /// Of the last offer.
+    number: u64,
+    /// The index of its entry and its number, where both are known.
+    order: Option<(u64, u64)>,
+    doom: Doom,
     place: Option<Place>,
-    /// Highest count ever seen.
-    deliveries: u64,
-    /// Who holds it, and until when.
-    lease: Option<(u64, u64)>,
+    lease: Lease,
+    /// What its next delivery may say: lowest and highest.
+    next: (u64, u64),
+}
+
+#[derive(Default, Debug)]
+struct Queue {
+    limits: Limits,
+    is_deleted: bool,
+    /// Everything that is there, or may be.
+    live: BTreeSet<MessageId>,
+    /// What surely waits, by priority.
+    waiting: BTreeMap<u8, BTreeSet<MessageId>>,
+}
+
+#[derive(Debug)]
+struct Consumer {
+    queue: u64,
+    credit: u64,
+    /// Surely held.
+    held: u64,
 }
 
 #[derive(Default, Debug)]
 pub struct Checker {
-    limits: BTreeMap<u64, Limits>,
+    queues: BTreeMap<u64, Queue>,
     messages: BTreeMap<MessageId, Message>,
     places: BTreeMap<Place, MessageId>,
-    /// By queue and priority: the highest place delivered since the broker started.
-    delivered_upto: BTreeMap<(u64, u8), u64>,
-    /// By queue and priority: what surely waits.
-    waiting: BTreeMap<(u64, u8), BTreeSet<MessageId>>,
-    /// By producer, queue and priority: the highest number first delivered, and its place.
-    producers: BTreeMap<(u64, u64, u8), (u64, u64)>,
+    consumers: BTreeMap<u64, Consumer>,
+    /// When the surely held ones are over.
+    deadlines: BTreeSet<(u64, MessageId)>,
+    /// By queue and priority: what is known of the log's order, by place.
+    orders: BTreeMap<(u64, u8), BTreeMap<u64, (u64, u64)>>,
+    /// By producer, queue and priority: places by the producer's numbers.
+    producers: BTreeMap<(u64, u64, u8), BTreeMap<u64, u64>>,
+    offers: u64,
 }
 
 impl Checker {
     pub fn queue_created(&mut self, queue: u64, limits: Limits) {
-        self.limits.insert(queue, limits);
+        self.queues.entry(queue).or_insert(Queue { limits, ..Queue::default() });
     }
 
-    /// Also for a retry, which must be the same offer.
-    pub fn publish_offered(&mut self, message: MessageId, offer: Offer) {
-        assert!(self.limits.contains_key(&offer.queue), "the workload publishes to queues that exist");
-        let known = self.messages.entry(message).or_insert(Message {
+    /// Whether a publish of so much may be refused as full: with everything that may be there, it does not fit.
+    pub fn may_be_full(&self, queue: u64, messages: &[MessageId], bytes: u64) -> bool {
+        let Some(queue) = self.queues.get(&queue) else { return true };
+        let (mut count, mut sum) = (messages.len() as u64, bytes);
+        for other in queue.live.iter().filter(|other| !messages.contains(other)) {
+            (count, sum) = (count + 1, sum + self.messages[other].offer.bytes);
+        }
+        let Limits { length_max, bytes_max } = queue.limits;
+        (length_max > 0 && count > length_max) || (bytes_max > 0 && sum > bytes_max)
+    }
+
+    /// The broker took it; also for a retry, which must be the same offer. With a connection: its answer is heard at
+    /// once, so nothing of it is there before.
+    pub fn publish_offered(&mut self, id: MessageId, offer: Offer, connection: Option<u64>) {
+        self.offers += 1;
+        let number = self.offers;
+        let known = self.messages.entry(id).or_insert(Message {
             offer,
-            stored: Stored::Perhaps,
+            stored: Stored::Refused,
+            tries: 0,
+            number,
+            order: None,
+            doom: Doom::None,
             place: None,
-            deliveries: 0,
-            lease: None,
+            lease: Lease::None,
+            next: (1, 1),
         });
         assert_eq!(known.offer.producer, offer.producer, "a retry is the same publish");
+        known.number = number;
         if known.stored == Stored::Refused {
-            known.stored = Stored::Perhaps;
+            (known.tries, known.doom, known.offer) = (0, Doom::None, offer);
         }
+        known.tries += 1;
+        known.stored = match (known.stored, connection) {
+            (Stored::Refused, Some(connection)) => Stored::OnItsWay { connection },
+            (Stored::Refused | Stored::OnItsWay { .. }, _) => Stored::Perhaps,
+            (stored, _) => stored,
+        };
+        self.update(id);
     }
 
-    pub fn publish_acknowledged(&mut self, message: MessageId) -> Result<(), Violation> {
-        let known = self.message(message)?;
+    /// `index`: of its entry; none if the broker had stored it before.
+    pub fn publish_acknowledged(&mut self, id: MessageId, index: Option<u64>) -> Result<(), Violation> {
+        let known = self.message(id)?;
         match known.stored {
-            Stored::Refused => return Err(format!("once: {message:?} was refused and is acknowledged")),
-            Stored::Perhaps => known.stored = Stored::Surely,
-            Stored::Surely | Stored::PerhapsSettled | Stored::Settled => {}
+            Stored::Refused => return Err(format!("once: {id:?} was refused and is acknowledged")),
+            Stored::OnItsWay { .. } | Stored::Perhaps => {
+                known.stored = match known.doom {
+                    Doom::None => Stored::Surely,
+                    Doom::Perhaps => Stored::PerhapsGone,
+                    Doom::Surely => Stored::Gone,
+                };
+                // Of several tries nobody knows which one was stored.
+                known.order = index.filter(|_| known.tries == 1).map(|index| (index, known.number));
+            }
+            Stored::Surely | Stored::PerhapsGone | Stored::Gone => {}
         }
         let queue = known.offer.queue;
-        self.update_waiting(message);
+        self.update(id);
         self.check_limits(queue)
     }
 
-    /// With an answer that says that the queue is full.
-    pub fn publish_refused_full(&mut self, message: MessageId) -> Result<(), Violation> {
-        let Offer { queue, bytes, .. } = self.message(message)?.offer;
-        let limits = self.limits[&queue];
-        let (mut count, mut sum) = (0, 0);
-        for other in self.messages.iter().filter(|(id, _)| **id != message).map(|(_, other)| other) {
-            if other.offer.queue == queue && !matches!(other.stored, Stored::Settled | Stored::Refused) {
-                (count, sum) = (count + 1, sum + other.offer.bytes);
-            }
-        }
-        let full = (limits.length_max > 0 && count >= limits.length_max)
-            || (limits.bytes_max > 0 && sum + bytes > limits.bytes_max);
-        if !full {
-            return Err(format!(
-                "bounded: queue {queue} is called full with {count} messages and {sum} bytes at most"
-            ));
-        }
-        self.publish_refused(message)
-    }
-
-    /// With any answer that says that nothing was stored.
-    pub fn publish_refused(&mut self, message: MessageId) -> Result<(), Violation> {
-        let known = self.message(message)?;
-        if known.stored != Stored::Perhaps {
-            return Err(format!("durable: {message:?} was stored and is refused"));
-        }
-        known.stored = Stored::Refused;
-        Ok(())
-    }
-
-    pub fn delivered(&mut self, now: u64, delivery: &Delivery) -> Result<(), Violation> {
-        let id = delivery.message;
+    pub fn publish_refused(&mut self, id: MessageId, refusal: Refusal) -> Result<(), Violation> {
         let known = self.message(id)?;
-        if (known.offer.queue, known.offer.priority) != (delivery.place.queue, delivery.place.priority) {
-            return Err(format!("once: {id:?} was published elsewhere than {:?}", delivery.place));
-        }
-        if matches!(known.stored, Stored::Settled | Stored::Refused) {
-            return Err(format!("once: {id:?} is delivered, but it is {:?}", known.stored));
-        }
-        if let Some((holder, until)) = known.lease.filter(|(_, until)| *until > now) {
-            return Err(format!("leased: {id:?} is held by consumer {holder} until {until}"));
-        }
-        if delivery.deliveries <= known.deliveries {
-            return Err(format!(
-                "leased: delivery {} of {id:?} after {}",
-                delivery.deliveries, known.deliveries
-            ));
-        }
-        known.deliveries = delivery.deliveries;
-        // What is delivered is stored.
-        if known.stored == Stored::Perhaps {
-            known.stored = Stored::Surely;
-        }
-        let first = known.place.replace(delivery.place);
-        self.check_place(id, first, delivery.place)?;
-        self.check_order(id, delivery.place)?;
-        self.check_priority(delivery.place)?;
-        self.message(id)?.lease = Some((delivery.consumer, delivery.until));
-        self.update_waiting(id);
-        Ok(())
-    }
-
-    pub fn settle_asked(&mut self, message: MessageId) -> Result<(), Violation> {
-        let known = self.message(message)?;
-        if known.stored == Stored::Surely {
-            known.stored = Stored::PerhapsSettled;
-        }
-        self.update_waiting(message);
-        Ok(())
-    }
-
-    /// The broker has settled it, for good.
-    pub fn settle_accepted(&mut self, message: MessageId) -> Result<(), Violation> {
-        let known = self.message(message)?;
-        if !matches!(known.stored, Stored::PerhapsSettled | Stored::Settled) {
-            return Err(format!("once: {message:?} is settled, which nobody asked for"));
-        }
-        known.stored = Stored::Settled;
-        known.lease = None;
-        self.update_waiting(message);
-        Ok(())
-    }
-
-    /// The broker has not settled it, for its lease was over, or has taken it back: it comes again.
-    pub fn returned(&mut self, message: MessageId) -> Result<(), Violation> {
-        let known = self.message(message)?;
-        known.lease = None;
-        if known.stored == Stored::PerhapsSettled {
-            known.stored = Stored::Surely;
-        }
-        self.update_waiting(message);
-        Ok(())
-    }
-
-    /// Whatever this consumer held comes back, but for what it asked to settle: that may have happened.
-    pub fn consumer_gone(&mut self, consumer: u64) {
-        let held = |message: &Message| message.lease.is_some_and(|(holder, _)| holder == consumer);
-        let freed: Vec<MessageId> =
-            self.messages.iter().filter(|(_, one)| held(one)).map(|(id, _)| *id).collect();
-        for id in freed {
-            self.messages.get_mut(&id).expect("it was just seen").lease = None;
-            self.update_waiting(id);
-        }
-    }
-
-    /// Leases live in the broker's memory: everything unsettled is delivered again, in its old order.
-    pub fn broker_restarted(&mut self) {
-        let all: Vec<MessageId> = self.messages.keys().copied().collect();
-        for id in all {
-            self.messages.get_mut(&id).expect("it was just seen").lease = None;
-            self.update_waiting(id);
-        }
-        self.delivered_upto.clear();
-    }
-
-    pub fn counted(&self, now: u64, queue: u64, counts: Counts) -> Result<(), Violation> {
-        let (mut surely, mut perhaps) = (Counts::default(), Counts::default());
-        for message in self.messages.values().filter(|one| one.offer.queue == queue) {
-            let bytes = message.offer.bytes;
-            let leased = message.lease.is_some_and(|(_, until)| until > now);
-            match message.stored {
-                Stored::Surely => add(&mut surely, leased, bytes),
-                Stored::Perhaps | Stored::PerhapsSettled => add(&mut perhaps, leased, bytes),
-                Stored::Settled | Stored::Refused => {}
+        let is_certain = refusal == Refusal::NotStored || known.tries == 1;
+        match known.stored {
+            Stored::Surely if refusal == Refusal::NotStored => {
+                return Err(format!("durable: {id:?} was stored and is refused"));
             }
+            Stored::OnItsWay { .. } | Stored::Perhaps if is_certain => known.stored = Stored::Refused,
+            _ => {}
         }
-        let (low, high) = (total(surely), total(surely) + total(perhaps));
-        let found = total(counts);
-        if found < low || found > high {
-            return Err(format!("exact: queue {queue} has {found} messages, it should be {low} to {high}"));
-        }
-        // With nothing unanswered there is one truth, to the byte.
-        if total(perhaps) == 0 && counts != surely {
-            return Err(format!("exact: queue {queue} counts {counts:?}, it should be {surely:?}"));
-        }
+        self.update(id);
         Ok(())
     }
 
-    /// Every queue was consumed until nothing came any more.
+    /// Nobody hears what the broker answers here.
+    pub fn connection_gone(&mut self, connection: u64) {
+        let is_lost = |message: &Message| message.stored == Stored::OnItsWay { connection };
+        for message in self.messages.values_mut().filter(|message| is_lost(message)) {
+            message.stored = Stored::Perhaps;
+        }
+    }
+
+    /// Leases live in the broker's memory: everything unsettled is ready again, and nobody said how it ended.
+    pub fn restarted(&mut self) {
+        let all: Vec<MessageId> = self.queues.values().flat_map(|queue| &queue.live).copied().collect();
+        for id in all {
+            let message = self.messages.get_mut(&id).expect("what is live is known");
+            match message.lease {
+                Lease::None => {}
+                Lease::Held { .. } => message.next = (message.next.0 - 1, message.next.1 - 1),
+                Lease::Settling { outcome, .. } => {
+                    message.next.0 -= 1;
+                    if outcome == Outcome::Remove {
+                        message.stored = Stored::PerhapsGone;
+                    }
+                }
+                Lease::Returning { .. } => message.next.0 -= 1,
+            }
+            message.lease = Lease::None;
+            if let Stored::OnItsWay { .. } = message.stored {
+                message.stored = Stored::Perhaps;
+            }
+            self.update(id);
+        }
+        self.consumers.clear();
+        self.deadlines.clear();
+    }
+
+    /// Everything that can be consumed was consumed: nothing acknowledged is left.
     pub fn drained(&self) -> Result<(), Violation> {
-        let left = self.messages.iter().find(|(_, one)| one.stored == Stored::Surely && one.lease.is_none());
-        match left {
-            Some((id, _)) => Err(format!("durable: {id:?} was acknowledged, and it never came")),
+        let mut live = self.queues.values().flat_map(|queue| &queue.live);
+        match live.find(|id| self.messages[id].stored == Stored::Surely) {
+            Some(id) => {
+                Err(format!("durable: {id:?} was acknowledged, and it never came: {:?}", self.messages[id]))
+            }
             None => Ok(()),
         }
     }
@@ -287,83 +287,32 @@ impl Checker {
         self.messages.get_mut(&id).ok_or_else(|| format!("once: {id:?} was never published"))
     }
 
-    fn update_waiting(&mut self, id: MessageId) {
+    /// Lists what changed where it belongs.
+    fn update(&mut self, id: MessageId) {
         let message = &self.messages[&id];
-        let waiting = self.waiting.entry((message.offer.queue, message.offer.priority)).or_default();
-        if message.stored == Stored::Surely && message.lease.is_none() {
+        let Some(queue) = self.queues.get_mut(&message.offer.queue) else { return };
+        match message.stored {
+            Stored::Gone | Stored::Refused => queue.live.remove(&id),
+            _ => queue.live.insert(id),
+        };
+        let waiting = queue.waiting.entry(message.offer.priority).or_default();
+        if message.stored == Stored::Surely && message.lease == Lease::None {
             waiting.insert(id);
         } else {
             waiting.remove(&id);
         }
     }
 
-    fn check_limits(&self, queue: u64) -> Result<(), Violation> {
-        let limits = self.limits[&queue];
-        let sure =
-            self.messages.values().filter(|one| one.offer.queue == queue && one.stored == Stored::Surely);
+    fn check_limits(&self, id: u64) -> Result<(), Violation> {
+        let Some(queue) = self.queues.get(&id) else { return Ok(()) };
+        let sure = queue.live.iter().map(|id| &self.messages[id]).filter(|one| one.stored == Stored::Surely);
         let (count, bytes) = sure.fold((0, 0), |(count, bytes), one| (count + 1, bytes + one.offer.bytes));
         let over = |limit: u64, found: u64| limit > 0 && found > limit;
-        if over(limits.length_max, count) || over(limits.bytes_max, bytes) {
-            return Err(format!("bounded: queue {queue} holds {count} messages and {bytes} bytes"));
+        if over(queue.limits.length_max, count) || over(queue.limits.bytes_max, bytes) {
+            return Err(format!("bounded: queue {id} holds {count} messages and {bytes} bytes"));
         }
         Ok(())
     }
-
-    fn check_place(&mut self, id: MessageId, first: Option<Place>, place: Place) -> Result<(), Violation> {
-        if first.is_some_and(|first| first != place) {
-            return Err(format!("once: {id:?} was at {first:?} and is at {place:?}"));
-        }
-        let holder = *self.places.entry(place).or_insert(id);
-        if holder != id {
-            return Err(format!("once: {place:?} was {holder:?} and is {id:?}"));
-        }
-        Ok(())
-    }
-
-    fn check_order(&mut self, id: MessageId, place: Place) -> Result<(), Violation> {
-        let level = (place.queue, place.priority);
-        let upto = self.delivered_upto.entry(level).or_insert(0);
-        let is_new = place.sequence > *upto;
-        *upto = place.sequence.max(*upto);
-        // One that comes back has a lower place than some that went out meanwhile; nothing known may wait before it.
-        for other in self.waiting.get(&level).into_iter().flatten().filter(|other| **other != id) {
-            if self.messages[other].place.is_some_and(|other| other.sequence < place.sequence) {
-                return Err(format!("ordered: {id:?} is delivered before {other:?}, which waits before it"));
-            }
-        }
-        let (producer, number) = self.messages[&id].offer.producer;
-        let last =
-            self.producers.entry((producer, place.queue, place.priority)).or_insert((number, place.sequence));
-        if (number > last.0) != (place.sequence > last.1) {
-            return Err(format!("ordered: {id:?}, number {number} of its producer, is at {place:?}"));
-        }
-        if is_new && number > last.0 {
-            *last = (number, place.sequence);
-        }
-        Ok(())
-    }
-
-    fn check_priority(&self, place: Place) -> Result<(), Violation> {
-        let higher = (place.queue, place.priority + 1)..=(place.queue, u8::MAX);
-        let waits = self.waiting.range(higher).filter(|_| place.priority < u8::MAX);
-        match waits.flat_map(|(_, waiting)| waiting).next() {
-            Some(waits) => Err(format!("priority: {place:?} is delivered while {waits:?} waits")),
-            None => Ok(()),
-        }
-    }
-}
-
-fn add(counts: &mut Counts, leased: bool, bytes: u64) {
-    let (count, sum) = match leased {
-        true => (&mut counts.in_flight, &mut counts.in_flight_bytes),
-        false => (&mut counts.ready, &mut counts.ready_bytes),
-    };
-    *count += 1;
-    *sum += bytes;
-}
-
-fn total(counts: Counts) -> u64 {
-    counts.ready + counts.in_flight
 }
 
 #[cfg(test)]

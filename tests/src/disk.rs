@@ -23,6 +23,14 @@ pub enum Place {
     Slot(u64),
 }
 
+impl Place {
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Segment(number) | Self::Slot(number) => number,
+        }
+    }
+}
+
 /// How often the disk does what it should not, each in a million writes.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Faults {
@@ -71,7 +79,7 @@ enum Fate {
     Flipped,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Write {
     place: Place,
     offset: usize,
@@ -102,6 +110,7 @@ impl File {
     }
 }
 
+#[derive(Clone, Debug)]
 pub struct Disk {
     identity: Identity,
     segment_bytes: usize,

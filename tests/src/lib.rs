@@ -5,6 +5,7 @@
 //! world    what happens next, and when; a trace that two runs of one seed share
 //! disk     one shard's directory, with everything a disk can do to it
 //! log      a log alone: append, write, crash, recover, recycle
+//! shard    a whole node: clients, queues, log and disk
 //! checker  what a broker promised, and whether it kept it
 //! ```
 //!
@@ -19,5 +20,6 @@ pub mod fuzz;
 pub mod log;
 pub mod process;
 pub mod rng;
+pub mod shard;
 pub mod soak;
 pub mod world;

@@ -6,8 +6,8 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use clap::Parser;
-use ringmain_tests::log::{self, Plant};
 use ringmain_tests::world::Trace;
+use ringmain_tests::{log, shard};
 
 /// Replays what happens to a seed.
 #[derive(Parser)]
@@ -21,6 +21,9 @@ struct Arguments {
     /// Steps of one run.
     #[arg(long, default_value_t = 2_000)]
     steps: u64,
+    /// A log without a broker around it.
+    #[arg(long)]
+    log: bool,
     /// Tell every event on stderr.
     #[arg(long)]
     trace: bool,
@@ -31,10 +34,15 @@ fn main() -> ExitCode {
     let mut failed = 0;
     for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {
         let trace = if arguments.trace { Trace::spoken() } else { Trace::silent() };
-        let run = AssertUnwindSafe(|| log::run(seed, arguments.steps, Plant::Nothing, trace));
+        let run = AssertUnwindSafe(|| match arguments.log {
+            true => log::run(seed, arguments.steps, log::Plant::Nothing, trace).map(|one| format!("{one:?}")),
+            false => {
+                shard::run(seed, arguments.steps, shard::Plant::Nothing, trace).map(|one| format!("{one:?}"))
+            }
+        });
         // What a broken assumption has to say, the panic's own message has said already.
         match panic::catch_unwind(run).unwrap_or_else(|_| Err("an assertion failed".to_owned())) {
-            Ok(report) if arguments.seeds == 1 => println!("seed {seed}: {report:?}"),
+            Ok(report) if arguments.seeds == 1 => println!("seed {seed}: {report}"),
             Ok(_) => {}
             Err(why) => {
                 failed += 1;
