@@ -8,6 +8,7 @@ use crate::identity::DataDirectory;
 use crate::runtime::{Command, Launch, ShardThread, launch};
 use crate::shard::{Address, ShardOptions};
 use ringmain_net::socket::{BindError, Listener};
+use ringmain_wal::disk::preflight;
 use ringmain_wal::{GroupId, Identity, LogOptions};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -34,22 +35,27 @@ impl Node {
         let directory = DataDirectory::open(config, cores).map_err(Failure::Identity)?;
         let listeners = listen(config, directory.identity().shards)?;
         let addresses = addresses(config, &listeners);
-        let (ready, started) = flume::bounded(listeners.len());
+        for warning in preflight(directory.path())? {
+            eprintln!("{warning}");
+        }
+        let mut started = Vec::new();
         let mut node = Self { shards: Vec::new(), addresses, _directory: directory };
         for (shard, listener) in listeners.into_iter().enumerate() {
             let shard = shard as u32;
+            let (ready, outcome) = flume::bounded(1);
             let start = Launch {
                 options: node.shard_options(config, shard),
                 directory: node._directory.shard_path(shard),
                 listener,
                 cpu: cpus.get((shard % cores) as usize).copied(),
                 is_spinning: config.spin,
-                ready: ready.clone(),
+                ready,
             };
             node.shards.push(launch(start)?);
+            started.push(outcome);
         }
-        drop(ready);
-        for _ in 0..node.shards.len() {
+        for started in started {
+            // A shard that panics says nothing, but its end of the channel goes with it.
             let outcome =
                 started.recv().unwrap_or(Err(Failure::Runtime { why: "it did not start".to_owned() }));
             if let Err(failure) = outcome {
