@@ -334,6 +334,21 @@ impl Log {
         self.retention.release(position.segment(self.options.segment_bytes), bytes);
     }
 
+    /// Whether the segment of this position is there to be read.
+    pub fn is_readable(&self, position: Position) -> bool {
+        self.retention.is_used(position.segment(self.options.segment_bytes))
+    }
+
+    /// A read from disk begins here, in a segment that is there: it is not recycled before `unpin`.
+    pub fn pin(&mut self, position: Position) {
+        self.retention.pin(position.segment(self.options.segment_bytes));
+    }
+
+    /// A read that was announced with `pin` is over.
+    pub fn unpin(&mut self, position: Position) {
+        self.retention.unpin(position.segment(self.options.segment_bytes));
+    }
+
     /// Recovery needs everything from `floor` on. Not before the superblock that says so is durable. The first call
     /// after a start comes when everything live is held again: it may make segments recyclable.
     pub fn set_floor(&mut self, floor: Position) {

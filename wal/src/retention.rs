@@ -7,7 +7,7 @@
 //! What is live is the owner's word, through `hold` and `release`. After a start nothing is held until the owner has
 //! said so again; nothing is recyclable until it then sets the floor.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::words::Position;
 
@@ -65,6 +65,8 @@ pub(crate) struct Retention {
     /// Invariant: exactly the used segments below the floor and below the current one in which nothing is live.
     /// Empty until the floor is set.
     recyclable: BTreeSet<u64>,
+    /// Reads under way, by segment. Such a segment keeps its file, whatever else is true of it.
+    pins: BTreeMap<u64, u32>,
     preparing: Option<PrepareSegment>,
     /// There was no space for a new file.
     refused: bool,
@@ -91,6 +93,7 @@ impl Retention {
             live_bytes: 0,
             floor_segment: 0,
             recyclable: BTreeSet::new(),
+            pins: BTreeMap::new(),
             preparing: None,
             refused: false,
         };
@@ -130,8 +133,10 @@ impl Retention {
             return None;
         }
         let number = self.current + self.ready + 1;
-        let prepare = match self.recyclable.pop_first() {
+        let recyclable = self.recyclable.iter().copied().find(|number| !self.pins.contains_key(number));
+        let prepare = match recyclable {
             Some(from) => {
+                self.recyclable.remove(&from);
                 self.at_mut(from).state = SegmentState::Absent;
                 self.present -= 1;
                 PrepareSegment::Recycle { from, number }
@@ -192,6 +197,26 @@ impl Retention {
             self.recyclable.insert(number);
         }
         self.live_bytes -= bytes;
+    }
+
+    /// Whether there is a segment of this number that something may lie in.
+    pub(crate) fn is_used(&self, number: u64) -> bool {
+        self.state(number) == SegmentState::Used
+    }
+
+    /// A read begins. Were the segment recycled under it, the read would find no file, or another segment's bytes.
+    pub(crate) fn pin(&mut self, number: u64) {
+        assert!(self.is_used(number));
+        *self.pins.entry(number).or_insert(0) += 1;
+    }
+
+    /// A read is over.
+    pub(crate) fn unpin(&mut self, number: u64) {
+        let pins = self.pins.get_mut(&number).expect("a read ends once");
+        *pins -= 1;
+        if *pins == 0 {
+            self.pins.remove(&number);
+        }
     }
 
     /// Recovery needs everything from here on. The floor never sinks.
@@ -299,6 +324,9 @@ impl Retention {
         assert!(present == self.present);
         assert!(live_bytes == self.live_bytes);
         assert!(self.floor_segment <= self.current);
+        for &number in self.pins.keys() {
+            assert!(self.is_used(number));
+        }
         for number in self.current + 1..=self.current + self.ready {
             assert!(self.state(number) == SegmentState::Ready);
         }

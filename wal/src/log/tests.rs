@@ -238,6 +238,34 @@ fn segment_is_used_again_when_below_the_floor_and_without_live_bytes() {
 }
 
 #[test]
+fn segment_is_not_recycled_while_it_is_read() {
+    let mut machine = machine();
+    let read = machine.write(&[1; 40_000]);
+    machine.log.pin(read.payload);
+    machine.log.pin(read.payload);
+    machine.write(&[2; 40_000]);
+    machine.put(&[3; 40_000]);
+    machine.flush();
+    machine.log.set_floor(machine.log.tail());
+    machine.log.check();
+    assert_eq!(machine.log.poll_segment(), Some(PrepareSegment::Recycle { from: 2, number: 5 }));
+    machine.platter.prepare(PrepareSegment::Recycle { from: 2, number: 5 });
+    machine.log.on_segment_ready(5);
+    machine.write(&[4; 40_000]);
+    machine.log.unpin(read.payload);
+    let number = 6;
+    assert_eq!(machine.log.poll_segment(), Some(PrepareSegment::Create { number }));
+    machine.log.on_segment_refused(number);
+    assert_eq!(machine.log.poll_segment(), None);
+    machine.log.unpin(read.payload);
+    assert_eq!(machine.log.poll_segment(), Some(PrepareSegment::Recycle { from: 1, number }));
+    assert!(!machine.log.is_readable(read.payload));
+    machine.log.on_segment_refused(number);
+    assert!(machine.log.is_readable(read.payload));
+    machine.log.check();
+}
+
+#[test]
 fn refused_segment_is_recycled_instead_once_there_is_one() {
     let mut machine = machine();
     machine.write(&[1; 40_000]);
