@@ -15,6 +15,7 @@ mod consumer;
 mod ledger;
 mod producer;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use ringmain_client::blocking::Client;
 use ringmain_client::{Error, QueueSettings};
+use ringmain_net::route::shard_of;
 
 use crate::process::{Node, PATIENCE, Program, Setup, free_ports, wait_for};
 use crate::rng::Rng;
@@ -30,7 +32,7 @@ use ledger::Ledger;
 pub use ledger::Report;
 
 /// Names that lie on both of two shards.
-const QUEUES: [&str; 4] = ["orders", "telemetry", "audit", "risk"];
+const QUEUES: [&str; 4] = ["orders", "telemetry", "fills", "risk/1"];
 const PRIORITIES: u16 = 6;
 
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +118,8 @@ pub fn run(program: &Program, data: &Path, options: Options) -> Report {
 }
 
 fn create_queues(node: &Node) {
+    let shards: BTreeSet<u32> = QUEUES.iter().map(|name| shard_of(name, 2)).collect();
+    assert_eq!(shards.len(), 2);
     let client = Client::builder().connect(&node.connect()).expect("it serves");
     let settings = QueueSettings { priorities: PRIORITIES, ..QueueSettings::default() };
     for queue in QUEUES {
