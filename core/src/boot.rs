@@ -267,14 +267,9 @@ impl GroupReplay {
     }
 
     fn finish(self, id: GroupId, options: &ShardOptions) -> Result<Group, Failure> {
-        let Source::Live(mut engine) = self.source else {
+        let Source::Live(engine) = self.source else {
             return Err(Failure::Replay { why: "no complete checkpoint was found" });
         };
-        // What purges and deletions left behind holds nothing of the new log: only what is live is held at a start.
-        let mut released = Vec::new();
-        while engine.reap(usize::MAX, &mut released) {
-            released.clear();
-        }
         let places: VecDeque<Place> = self.pending.iter().map(|(_, place)| *place).collect();
         let restored = Restored {
             hard_state: self.hard_state,

@@ -295,21 +295,6 @@ fn acknowledged_publish_survives_a_restart_once() {
 }
 
 #[test]
-fn purged_messages_do_not_come_back_and_hold_nothing_after_a_restart() {
-    let mut world = World::new();
-    let queue = world.create(QueueSettings::default());
-    let session = world.session();
-    for sequence in 1..=300 {
-        world.publish(queue, (session, sequence), 0, b"x");
-    }
-    world.ask(&PurgeQueue { name: "orders" }, &[]);
-    world.publish(queue, (session, 301), 0, b"after");
-    world.restart();
-    world.step(Input::Turn);
-    assert_eq!(world.show().ready, 1);
-}
-
-#[test]
 fn stopping_shard_finishes_refuses_and_says_goodbye() {
     let mut world = World::new();
     let queue = world.create(QueueSettings::default());
