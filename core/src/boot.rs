@@ -267,9 +267,10 @@ impl GroupReplay {
     }
 
     fn finish(self, id: GroupId, options: &ShardOptions) -> Result<Group, Failure> {
-        let Source::Live(engine) = self.source else {
+        let Source::Live(mut engine) = self.source else {
             return Err(Failure::Replay { why: "no complete checkpoint was found" });
         };
+        engine.forget_buried();
         let places: VecDeque<Place> = self.pending.iter().map(|(_, place)| *place).collect();
         let restored = Restored {
             hard_state: self.hard_state,

@@ -92,6 +92,11 @@ impl Engine {
         is_there
     }
 
+    /// What was purged and deleted during a replay holds nothing: only what is live at its end is held.
+    pub(crate) fn forget_buried(&mut self) {
+        self.buried.clear();
+    }
+
     /// Lets go of about `budget` messages of purged and deleted queues; they are gone from the state already, but still
     /// hold the log. Says whether there are more.
     pub fn reap(&mut self, budget: usize, released: &mut Vec<Extent>) -> bool {
