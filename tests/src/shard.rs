@@ -94,6 +94,42 @@ pub struct Report {
     pub dropped: u64,
 }
 
+impl Report {
+    /// Each of which should happen now and then.
+    pub fn counts(&self) -> [(&'static str, u64); 28] {
+        [
+            ("acknowledged", self.acknowledged),
+            ("duplicates", self.duplicates),
+            ("delivered", self.delivered),
+            ("redelivered", self.redelivered),
+            ("settled", self.settled),
+            ("stale", self.stale),
+            ("shown", self.shown),
+            ("shown exactly", self.shown_exactly),
+            ("purged", self.purged),
+            ("deleted", self.deleted),
+            ("full", self.full),
+            ("busy", self.busy),
+            ("disk full", self.disk_full),
+            ("fenced", self.fenced),
+            ("crashes", self.crashes),
+            ("stops", self.stops),
+            ("rot at boot", self.rot_at_boot),
+            ("rot read", self.rot_read),
+            ("rot unprovable", self.rot_unprovable),
+            ("created", self.created),
+            ("recycled", self.recycled),
+            ("refused", self.refused),
+            ("relocated", self.relocated),
+            ("checkpoints", self.checkpoints),
+            ("reads", self.reads),
+            ("paused", self.paused),
+            ("choked", self.choked),
+            ("dropped", self.dropped),
+        ]
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Act(usize),
@@ -196,8 +232,8 @@ impl Run {
         if rots && rng.one_in(2) {
             disk.faults = Faults::of_a_rotten_disk(rng);
         }
-        disk.segments_max = if rng.one_in(2) { usize::MAX } else { rng.between(4, 8) as usize };
-        let crash_one_in = 3 << rng.below(7);
+        disk.segments_max = if rng.one_in(2) { usize::MAX } else { rng.between(2, 6) as usize };
+        let crash_one_in = 6 << rng.below(6);
         let clients = workload::clients(rng);
         let shard = node::boot(&disk, &options, Plant::Nothing).expect("an empty disk boots").shard;
         Self {
@@ -269,7 +305,7 @@ impl Run {
 
     /// What nobody asked for.
     fn chaos(&mut self) -> Result<(), String> {
-        let pause = self.world.rng.skewed(8) * MILLISECOND;
+        let pause = self.world.rng.between(100, 1_500) * MICROSECOND;
         self.world.after(pause, Event::Chaos);
         if self.is_calm {
             return Ok(());
@@ -294,18 +330,18 @@ impl Run {
                 self.report.dropped += 1;
                 self.gone(connection)?;
             }
-            3 if self.rots => {
+            3..=6 if self.rots => {
                 if let Some((place, offset)) = self.disk.rot(rng) {
                     self.world.note("rot", &[place.number(), offset as u64]);
                 }
             }
-            4 if !self.is_stopping && rng.one_in(4) => {
+            7 if !self.is_stopping && rng.one_in(2) => {
                 self.is_stopping = true;
                 self.world.note("stop", &[]);
                 self.input(ringmain_core::shard::Input::Stop)?;
             }
-            5 => self.disk.segments_max = rng.between(3, 10) as usize,
-            6 => self.disk.segments_max = usize::MAX,
+            8..=9 => self.disk.segments_max = rng.between(2, 6) as usize,
+            10 => self.disk.segments_max = usize::MAX,
             _ => {}
         }
         Ok(())
@@ -331,9 +367,12 @@ impl Run {
 
     fn run_dry(&mut self) -> Result<(), String> {
         let begun = self.report.steps;
-        let goal = self.tap.shown();
-        while !(self.clients.iter().all(Client::is_done) && self.tap.all_shown_empty_since(goal)) {
+        let mut goal = self.tap.shown();
+        while !self.tap.all_shown_empty_since(goal) {
             self.step()?;
+            if !self.clients.iter().all(Client::is_done) {
+                goal = self.tap.shown();
+            }
             if self.report.steps - begun > CALM_STEPS {
                 let waiting: Vec<String> =
                     self.clients.iter().filter(|one| !one.is_done()).map(Client::describe).collect();
@@ -347,7 +386,7 @@ impl Run {
     }
 
     fn act(&mut self, number: usize) -> Result<(), String> {
-        let pause = self.clients[number].pause(&mut self.world.rng);
+        let pause = self.clients[number].pause(&mut self.world.rng, self.is_calm);
         self.world.after(pause, Event::Act(number));
         if self.clients[number].connection.is_none() {
             let is_hostile = self.clients[number].is_hostile();
@@ -358,3 +397,6 @@ impl Run {
         self.converse(number, Client::act)
     }
 }
+
+#[cfg(test)]
+mod tests;

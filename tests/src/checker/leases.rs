@@ -78,6 +78,9 @@ impl Checker {
         if matches!(known.stored, Stored::Gone | Stored::Refused) {
             return Err(format!("once: {id:?} is delivered, but it is {:?}", known.stored));
         }
+        let first = known.place.replace(place);
+        self.check_place(id, first, place)?;
+        let known = self.message(id)?;
         if let Lease::Held { .. } | Lease::Settling { .. } = known.lease {
             return Err(format!("leased: {id:?} is delivered to {delivery:?}, but {:?}", known.lease));
         }
@@ -89,9 +92,7 @@ impl Checker {
         // What is delivered is stored.
         (known.stored, known.doom) = (Stored::Surely, Doom::None);
         known.next = (delivery.deliveries + 1, delivery.deliveries + 1);
-        let first = known.place.replace(place);
         self.update(id);
-        self.check_place(id, first, place)?;
         self.check_order(id, place)?;
         self.check_priority(place)?;
         self.set_lease(id, Lease::Held { consumer: delivery.consumer, until: delivery.until });

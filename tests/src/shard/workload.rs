@@ -51,8 +51,9 @@ impl Client {
         Self { connection: None, role, pause_max }
     }
 
-    pub(super) fn pause(&self, rng: &mut Rng) -> u64 {
-        rng.between(self.pause_max / 4, self.pause_max)
+    pub(super) fn pause(&self, rng: &mut Rng, is_calm: bool) -> u64 {
+        let pause_max = if is_calm { self.pause_max.min(MILLISECOND) } else { self.pause_max };
+        rng.between(pause_max / 4, pause_max)
     }
 
     pub(super) fn is_hostile(&self) -> bool {
@@ -143,7 +144,7 @@ pub(super) fn clients(rng: &mut Rng) -> Vec<Client> {
                 priorities: [1, 2, 5, 256][rng.below(4) as usize],
                 lease_ms: rng.skewed(if name == "cold" { 2_000 } else { 60 }) as u32 + 1,
                 max_length: length_max,
-                max_bytes: if rng.one_in(3) { rng.between(400_000, 3_000_000) } else { 0 },
+                max_bytes: if rng.one_in(3) { rng.between(600_000, 6_000_000) } else { 0 },
                 ..QueueSettings::default()
             };
             (name.to_owned(), settings)
@@ -182,12 +183,13 @@ struct Spec {
 
 impl Spec {
     fn draw(id: u64, priorities: u16, bytes_max: u64, rng: &mut Rng) -> Self {
+        let bytes = if bytes_max > 10_000 { rng.between(1, bytes_max) } else { rng.skewed(bytes_max) };
         Self {
             id,
             priority: rng.below(u64::from(priorities)) as u8,
             key_bytes: if rng.one_in(3) { rng.skewed(40) as u16 } else { 0 },
             has_headers: rng.one_in(4),
-            payload_bytes: 8 + rng.skewed(bytes_max) as u32,
+            payload_bytes: 8 + bytes as u32,
         }
     }
 

@@ -41,6 +41,7 @@ pub(super) struct Producer {
     is_greeted: bool,
     /// Queues to look for again, from then on.
     looks_again: u64,
+    reopens: u64,
     /// To be published although all is calm.
     encore: u32,
 }
@@ -60,6 +61,7 @@ impl Producer {
             request: 0,
             is_greeted: false,
             looks_again: 0,
+            reopens: 0,
             encore: 0,
         }
     }
@@ -112,7 +114,7 @@ impl Producer {
         }
         let has_asked = |waits: &Waits| self.waits.values().any(|asked| asked == waits);
         if self.session.is_none() {
-            if !has_asked(&Waits::Session) {
+            if !has_asked(&Waits::Session) && self.reopens <= context.now {
                 self.open_session(context);
             }
             return;
@@ -140,8 +142,8 @@ impl Producer {
         let count = if context.rng.one_in(4) { context.rng.skewed(20) } else { 1 };
         // Now and then one that fills much of a segment; seldom, for it takes its time.
         let bytes_max = match (queue.as_str(), context.rng.below(12)) {
-            (_, 0) => 120_000 / count.min(8),
-            ("bulk", _) => 60_000 / count.min(8),
+            (_, 0) => 120_000 / count.min(12),
+            ("bulk", _) => 100_000 / count.min(12),
             _ => 900,
         };
         let specs = (0..count).map(|_| {
@@ -232,8 +234,9 @@ impl Producer {
         };
         match refused.code() {
             Code::Fenced | Code::NoSuchSession => {
-                // Somebody of the same name came later. Anonymous ones have no business here.
+                // Somebody of the same name came later: let them have their time.
                 self.session = None;
+                self.reopens = context.now + 20 * MILLISECOND;
             }
             Code::NoSuchQueue => {
                 let gone = self.window.remove(at);
