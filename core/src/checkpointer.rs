@@ -93,10 +93,12 @@ impl Checkpointer {
         matches!(self.state, State::Idle)
     }
 
-    /// Enough was logged since the last checkpoint began.
+    /// Enough was logged since the last checkpoint began, and the first part fits at once: were an entry logged
+    /// between the image and its first part, recovery would begin behind it.
     pub(crate) fn is_due(&self, log: &Log) -> bool {
         let due_after = self.interval_bytes.max(GROWTH_FACTOR * self.size_bytes);
-        self.is_idle() && due_after <= log.tail().0 - self.started_at.0
+        let is_enough = due_after <= log.tail().0 - self.started_at.0;
+        self.is_idle() && is_enough && log.room((PART_BYTES_MAX + PART_HEADER_BYTES) as u64)
     }
 
     pub(crate) fn begin(&mut self, groups: &[Group], log: &Log) {
