@@ -34,6 +34,7 @@ pub(crate) enum Flow {
 }
 
 const DISK_FULL: Reason = (Code::DiskFull, "the disk has no room for another log segment");
+const NOT_READY: Reason = (Code::Busy, "this shard is not ready yet");
 /// A purge names what it keeps: at most 65,536 runs.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 /// Room that a command without a body takes in a batch, name and settings included.
@@ -198,7 +199,7 @@ impl Shard {
             return Some((Code::ShuttingDown, "this node is shutting down"));
         }
         if !self.groups[0].is_serving() {
-            return Some((Code::Busy, "this shard is not ready yet"));
+            return Some(NOT_READY);
         }
         None
     }
@@ -368,7 +369,7 @@ impl Shard {
     }
 
     fn on_open_queue(&mut self, asked: Asked, open: &OpenQueue<'_>) -> Flow {
-        if !self.is_here(asked, open.name) {
+        if !self.is_here(asked, open.name) || !self.may_tell(asked) {
             return Flow::Done;
         }
         let engine = &self.groups[0].engine;
@@ -384,7 +385,7 @@ impl Shard {
     }
 
     fn on_show_queue(&mut self, asked: Asked, name: &str) -> Flow {
-        if !self.is_here(asked, name) {
+        if !self.is_here(asked, name) || !self.may_tell(asked) {
             return Flow::Done;
         }
         match self.groups[0].engine.find(name).and_then(|queue| self.info(queue, Detail::Levels)) {
@@ -395,6 +396,9 @@ impl Shard {
     }
 
     fn on_list_queues(&mut self, asked: Asked, list: &ListQueues<'_>) -> Flow {
+        if !self.may_tell(asked) {
+            return Flow::Done;
+        }
         let limit = list.limit.clamp(1, protocol::QUEUES_PER_LIST_MAX) as usize;
         let behind = self.groups[0].engine.queues_after(list.after);
         let mut ids: Vec<QueueId> = behind.take(limit + 1).map(|(_, queue)| queue).collect();
@@ -403,6 +407,16 @@ impl Shard {
         let queues = ids.into_iter().filter_map(|queue| self.info(queue, Detail::Totals)).collect();
         self.outbox.send(asked.connection, asked.request, &QueueList { queues, more });
         Flow::Done
+    }
+
+    /// False once the client was asked to wait: after a start, what was acknowledged last may not be applied yet, and
+    /// an answer from before it would deny what another client was told.
+    fn may_tell(&mut self, asked: Asked) -> bool {
+        let is_serving = self.groups[0].is_serving();
+        if !is_serving {
+            reply::refuse(&mut self.outbox, asked, NOT_READY);
+        }
+        is_serving
     }
 
     /// False once the client was sent to the shard that owns the queue.

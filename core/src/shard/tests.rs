@@ -409,3 +409,26 @@ fn purge_that_is_replayed_lets_go_of_nothing() {
     world.settle(consumer, (0, 2), 1, Outcome::Ack);
     assert_eq!(world.show().ready, 0);
 }
+
+#[test]
+fn nothing_is_told_before_what_was_acknowledged_is_applied() {
+    let mut world = World::new();
+    world.create(QueueSettings::default());
+    let mut shard = boot(&world.options, &world.segments, &world.superblocks);
+    let mut output = Output::default();
+    shard.step(world.now, Input::Opened { connection: CLIENT }, &mut output);
+    let mut bytes = Vec::new();
+    encode(&mut bytes, 1, &Hello { protocol: PROTOCOL, cluster: 0, agent: "test" }, &[]);
+    encode(&mut bytes, 2, &OpenQueue { name: "orders" }, &[]);
+    encode(&mut bytes, 3, &ShowQueue { name: "orders" }, &[]);
+    shard.step(world.now, Input::Received { connection: CLIENT, bytes: &bytes }, &mut output);
+    world.received.clear();
+    shard.take_outgoing(CLIENT, &mut world.received);
+    let mut refused = Vec::new();
+    world.replies(|frame, reply| {
+        if let Reply::Refused(reason) = reply {
+            refused.push((frame.request, reason.code()));
+        }
+    });
+    assert_eq!(refused, [(2, Code::Busy), (3, Code::Busy)]);
+}
