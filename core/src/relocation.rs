@@ -76,6 +76,11 @@ impl Relocation {
         }
         while let Some(message) = self.found.last().copied() {
             let Some(bytes) = log.read(message.position, message.bytes as usize) else {
+                // Settled since it was found, and its segment is gone.
+                if !log.is_readable(message.position) {
+                    self.found.pop();
+                    continue;
+                }
                 self.is_reading = true;
                 let wanted = (message.position, message.bytes);
                 return readback.request(Reader::Relocation, wanted, log.durable_end());

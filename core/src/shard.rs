@@ -400,6 +400,7 @@ impl Shard {
     }
 
     fn on_read(&mut self, position: Position, bytes: Bytes) {
+        self.log.unpin(position);
         self.log.on_page_read(position, bytes);
         self.readback.on_read(position, &mut self.wake);
         for reader in self.wake.drain(..) {
@@ -422,8 +423,13 @@ impl Shard {
             group.seal(now, &mut self.log);
         }
         self.drive(now, output);
+        let reads_before = output.reads.len();
         self.maintain(output);
         self.dispatch(now, output);
+        // What is read stays where it is until it was read, even if it is settled meanwhile.
+        for window in &output.reads[reads_before..] {
+            self.log.pin(window.position);
+        }
         self.vouch(now);
         if self.is_stopping && self.is_quiet() {
             self.say_goodbye();
