@@ -13,6 +13,9 @@ use crate::kernel;
 /// How long a node may take to start or to stop before that counts as a failure.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Of its log, when it fails; a panic with its backtrace is longer than that, but begins with what matters.
+const LAST_LINES: usize = 60;
+
 pub(crate) struct Node {
     child: Child,
     address: String,
@@ -69,10 +72,13 @@ impl Node {
     }
 
     fn failure(&self, what: &str) -> Error {
+        Error::new("running a node", format!("{what}\n{}", self.last_lines()))
+    }
+
+    fn last_lines(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let last: Vec<&str> = log.lines().rev().take(10).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        Error::new("starting a node", format!("{what}\n{}", last.join("\n")))
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
 
     /// CPU time of its shard's thread so far, user and system.
@@ -122,8 +128,13 @@ impl Node {
 }
 
 impl Drop for Node {
-    /// Whatever went wrong, no node is left behind.
+    /// Whatever went wrong, no node is left behind; one that ended by itself is why a measurement failed.
     fn drop(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait()
+            && !status.success()
+        {
+            eprintln!("the node had ended with {status}:\n{}", self.last_lines());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -41,7 +41,7 @@ const WINDOW_BYTES: usize = 32 << 20;
 const OFFERS_PER_POLL: usize = 64;
 
 /// A node that answers nothing for this long has failed.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 pub(crate) struct Publisher {
     client: Client,
