@@ -24,7 +24,7 @@ pub(crate) mod producer;
 pub(crate) mod settler;
 pub(crate) mod window;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use ringmain_net::frame::Frame;
@@ -118,8 +118,8 @@ pub(crate) struct Machine {
     bootstrap: usize,
     pub(crate) producers: BTreeMap<u64, Producer>,
     pub(crate) consumers: BTreeMap<u64, Consumer>,
-    /// Producers by session.
-    sessions: BTreeMap<u64, u64>,
+    /// Sessions, each with its producer. Shards number their sessions by themselves, so a number alone names several.
+    sessions: BTreeSet<(u64, u64)>,
     calls: BTreeMap<u64, Call>,
     next_id: u64,
     answers: VecDeque<(u64, Result<Answer, Error>)>,
@@ -147,7 +147,7 @@ impl Machine {
             bootstrap: 0,
             producers: BTreeMap::new(),
             consumers: BTreeMap::new(),
-            sessions: BTreeMap::new(),
+            sessions: BTreeSet::new(),
             calls: BTreeMap::new(),
             next_id: 1,
             answers: VecDeque::new(),
@@ -417,7 +417,7 @@ impl Machine {
             _ => {}
         }
         match reply {
-            Reply::Receipt(receipt) => self.on_receipt(&receipt, now),
+            Reply::Receipt(receipt) => self.on_receipt(index, &receipt, now),
             Reply::Delivery(delivery) => return self.on_delivery(index, &delivery),
             Reply::Refused(refused) if refused.session != 0 => self.on_publish_refused(index, &refused, now),
             reply => {
@@ -443,7 +443,7 @@ impl Machine {
                 self.on_producer_queue(producer, opened.queue, now);
             }
             (Pending::ProducerSession { producer }, Reply::SessionOpened(opened)) => {
-                self.on_session(producer, &opened, now);
+                self.on_session(index, producer, &opened, now);
             }
             (Pending::ConsumerQueue { consumer }, Reply::QueueOpened(opened)) => {
                 self.on_consumer_queue(consumer, opened.queue, now);

@@ -171,7 +171,7 @@ impl Machine {
             let session = producer.session;
             self.producers.remove(&id);
             if let Some(session) = session {
-                self.sessions.remove(&session.id);
+                self.sessions.remove(&(session.id, id));
             }
         }
     }
@@ -358,7 +358,7 @@ impl Machine {
         self.advance_producer(id, now);
     }
 
-    pub(super) fn on_session(&mut self, id: u64, opened: &SessionOpened, now: Instant) {
+    pub(super) fn on_session(&mut self, index: usize, id: u64, opened: &SessionOpened, now: Instant) {
         let Some(producer) = self.producers.get_mut(&id) else { return };
         producer.seat.on_progress();
         producer.session = Some(Session { id: opened.session, epoch: opened.epoch });
@@ -369,9 +369,12 @@ impl Machine {
             producer.opened = true;
             producer.next_ticket = first;
         }
-        if let Some(older) = self.sessions.insert(opened.session, id).filter(|older| *older != id) {
+        self.sessions.remove(&(opened.session, id));
+        if let Some(older) = self.producer_of(index, opened.session) {
+            self.sessions.remove(&(opened.session, older));
             self.fence_producer(older, now);
         }
+        self.sessions.insert((opened.session, id));
         self.advance_producer(id, now);
     }
 
@@ -392,8 +395,14 @@ impl Machine {
         );
     }
 
-    pub(super) fn on_receipt(&mut self, receipt: &protocol::Receipt, now: Instant) {
-        let Some(id) = self.sessions.get(&receipt.session).copied() else { return };
+    /// The producer that has this session with the shard at the other end of this link.
+    fn producer_of(&self, index: usize, session: u64) -> Option<u64> {
+        let mut among = self.sessions.range((session, 0)..=(session, u64::MAX)).map(|(_, id)| *id);
+        among.find(|id| self.producers.get(id).is_some_and(|producer| producer.seat.link == Some(index)))
+    }
+
+    pub(super) fn on_receipt(&mut self, index: usize, receipt: &protocol::Receipt, now: Instant) {
+        let Some(id) = self.producer_of(index, receipt.session) else { return };
         let Some(producer) = self.producers.get_mut(&id) else { return };
         producer.seat.hops = 0;
         let Producer { window, completions, .. } = producer;
@@ -419,7 +428,7 @@ impl Machine {
 
     /// One publish was refused. What it means for the others depends on why.
     pub(super) fn on_publish_refused(&mut self, index: usize, refused: &Refused<'_>, now: Instant) {
-        let Some(id) = self.sessions.get(&refused.session).copied() else { return };
+        let Some(id) = self.producer_of(index, refused.session) else { return };
         let Some(producer) = self.producers.get_mut(&id) else { return };
         // Late answers of a link that the producer has left, and to frames that will be sent again, say nothing new.
         let found = producer.window.find(refused.sequence).filter(|_| producer.seat.link == Some(index));
@@ -521,7 +530,7 @@ impl Machine {
         let Producer { window, completions, .. } = producer;
         window.fail_uncertain(sequence, |frame| complete(completions, frame, Err(Error::SessionLost)));
         if let Some(session) = producer.session.take() {
-            self.sessions.remove(&session.id);
+            self.sessions.remove(&(session.id, id));
         }
         let queue = producer.seat.name.clone();
         self.event(Event::SessionReopened { queue });
