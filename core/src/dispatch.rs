@@ -73,7 +73,7 @@ impl Dispatcher {
                 continue;
             };
             let Ok(stored) = StoredMessage::parse(bytes, dispatch.queue) else {
-                outcome = Dispatched::Failed(rot(&dispatch, source.log));
+                outcome = Dispatched::Failed(rot(dispatch.position, dispatch.bytes, source.log));
                 break;
             };
             self.add(&dispatch, &stored, source);
@@ -141,12 +141,8 @@ impl Dispatcher {
     }
 }
 
-fn rot(dispatch: &Dispatch, log: &Log) -> Failure {
+/// The stored message here is not what was stored.
+pub(crate) fn rot(position: Position, bytes: u32, log: &Log) -> Failure {
     let segment_bytes = log.options().segment_bytes;
-    let position = dispatch.position;
-    Failure::Rot {
-        segment: position.segment(segment_bytes),
-        offset: position.offset(segment_bytes),
-        bytes: dispatch.bytes,
-    }
+    Failure::Rot { segment: position.segment(segment_bytes), offset: position.offset(segment_bytes), bytes }
 }

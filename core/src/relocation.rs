@@ -15,8 +15,10 @@
 //!  29  3 bytes zero   32  stored message
 //! ```
 
-use crate::command::QueueId;
+use crate::command::{QueueId, StoredMessage};
+use crate::dispatch::rot;
 use crate::engine::{Engine, Stray, Sweep};
+use crate::failure::Failure;
 use crate::readback::{ReadWindow, Readback, Reader};
 use bytes::Bytes;
 use ringmain_wal::{GroupId, HardState, Index, Log, Position, Record, RecordKind, Sequence, Term};
@@ -61,12 +63,13 @@ impl Relocation {
         self.is_reading = false;
     }
 
-    /// Does a turn's share of the pass; answers a read to issue when a payload is not in memory.
-    pub(crate) fn advance(&mut self, pass: Pass<'_>) -> Option<ReadWindow> {
+    /// Does a turn's share of the pass; answers a read to issue when a payload is not in memory. A message that does not
+    /// prove itself is not copied: its copy would be a sound record about rotten bytes, and nobody could say where.
+    pub(crate) fn advance(&mut self, pass: Pass<'_>) -> Result<Option<ReadWindow>, Failure> {
         let Pass { engine, log, readback, group, hard_state } = pass;
         self.settle_durable(engine, log);
         if self.victims.is_empty() || self.is_reading {
-            return None;
+            return Ok(None);
         }
         if !self.is_swept && self.found.len() < FOUND_MAX {
             let segment_bytes = log.options().segment_bytes;
@@ -83,19 +86,22 @@ impl Relocation {
                 }
                 self.is_reading = true;
                 let wanted = (message.position, message.bytes);
-                return readback.request(Reader::Relocation, wanted, log.durable_end());
+                return Ok(readback.request(Reader::Relocation, wanted, log.durable_end()));
             };
+            if StoredMessage::parse(bytes, message.queue).is_err() {
+                return Err(rot(message.position, message.bytes, log));
+            }
             self.found.pop();
             self.copy(message, bytes);
             if RECORD_BYTES_MAX <= self.payload.len() && !self.append(log, group, hard_state) {
-                return None;
+                return Ok(None);
             }
         }
         let is_done = self.is_swept && self.found.is_empty();
         if is_done && (self.copied.is_empty() || self.append(log, group, hard_state)) {
             self.victims.clear();
         }
-        None
+        Ok(None)
     }
 
     fn copy(&mut self, message: Stray, bytes: &[u8]) {

@@ -488,7 +488,10 @@ impl Shard {
                 group: group.id,
                 hard_state,
             };
-            output.reads.extend(self.relocation.advance(pass));
+            match self.relocation.advance(pass) {
+                Ok(read) => output.reads.extend(read),
+                Err(failure) => _ = output.failure.get_or_insert(failure),
+            }
         }
     }
 
