@@ -127,7 +127,8 @@ struct Message {
 #[derive(Default, Debug)]
 struct Queue {
     limits: Limits,
-    is_deleted: bool,
+    /// Its deletion was asked, and the answer was lost.
+    may_be_deleted: bool,
     /// Everything that is there, or may be.
     live: BTreeSet<MessageId>,
     /// What surely waits, by priority.
