@@ -1,7 +1,7 @@
 //! Reads along at the edge of the shard: requests when it has consumed them, answers when it has given them. What it
 //! understands goes to the checker.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ringmain_net::frame::{self, FRAME_BYTES_MAX, Frame};
 use ringmain_net::protocol::{
@@ -52,7 +52,9 @@ struct Connection {
 #[derive(Default, Debug)]
 struct Session {
     producer: String,
+    /// The highest, and all.
     epoch: u32,
+    epochs: BTreeSet<u32>,
     acknowledged_upto: u64,
     offered_upto: u64,
 }
@@ -65,6 +67,8 @@ pub(super) struct Tap {
     sessions: BTreeMap<u64, Session>,
     producers: BTreeMap<String, u64>,
     queues: BTreeMap<String, u64>,
+    /// The highest number that a queue of this name ever had.
+    latest: BTreeMap<String, u64>,
     leases: BTreeMap<u64, u64>,
     /// By queue: when it was last found empty, and what else was found.
     shows: BTreeMap<String, (u64, bool)>,
@@ -98,6 +102,7 @@ impl Tap {
             sessions: BTreeMap::new(),
             producers: BTreeMap::new(),
             queues: BTreeMap::new(),
+            latest: BTreeMap::new(),
             leases: BTreeMap::new(),
             shows: BTreeMap::new(),
             shown: 0,
@@ -425,6 +430,8 @@ impl Tap {
                 self.checker.settle_refused(settle);
                 Ok(())
             }
+            // Another deletion is under way: that one says when it is gone.
+            (Code::NoSuchQueue, Asked::Delete { name, .. }) if self.is_deleting(&name) => Ok(()),
             (Code::NoSuchQueue, Asked::Delete { name, delete }) => {
                 self.queues.remove(&name);
                 delete.map_or(Ok(()), |delete| self.checker.delete_done(&delete, None))
@@ -435,19 +442,26 @@ impl Tap {
         }
     }
 
+    fn is_deleting(&self, queue: &str) -> bool {
+        let mut asked = self.connections.values().flat_map(|connection| connection.asked.values());
+        asked.any(|asked| matches!(asked, Asked::Delete { name, .. } if name == queue))
+    }
+
     fn session_opened(&mut self, opened: &SessionOpened, producer: String) -> Result<(), Violation> {
         let known = (!producer.is_empty()).then(|| self.producers.get(&producer).copied()).flatten();
         let session = self.sessions.entry(opened.session).or_default();
         let is_new = session.epoch == 0 && session.offered_upto == 0;
         let is_right = match known {
-            Some(known) => known == opened.session && opened.epoch > session.epoch,
+            // Two that were opened in one turn may be heard in any order.
+            Some(known) => known == opened.session && session.epochs.insert(opened.epoch),
             None => is_new && session.producer.is_empty(),
         };
         let (low, high) = (session.acknowledged_upto, session.offered_upto);
         if !is_right || opened.last_sequence < low || opened.last_sequence > high {
             return Err(format!("durable: {opened:?} of {producer:?} after {session:?}"));
         }
-        (session.epoch, session.producer) = (opened.epoch, producer.clone());
+        session.epochs.insert(opened.epoch);
+        (session.epoch, session.producer) = (session.epoch.max(opened.epoch), producer.clone());
         if !producer.is_empty() {
             self.producers.insert(producer, opened.session);
         }
@@ -457,6 +471,12 @@ impl Tap {
     fn queue_seen(&mut self, name: String, queue: u64, settings: &QueueSettings) -> Result<(), Violation> {
         let lease = u64::from(settings.lease_ms) * MILLISECOND;
         self.leases.insert(queue, lease);
+        // Numbers rise: a lower one was said before, and is only heard now.
+        let latest = self.latest.entry(name.clone()).or_default();
+        if queue < *latest || (queue == *latest && !self.queues.contains_key(&name)) {
+            return Ok(());
+        }
+        *latest = queue;
         let before = self.queues.insert(name, queue);
         self.checker
             .queue_created(queue, Limits { length_max: settings.max_length, bytes_max: settings.max_bytes });

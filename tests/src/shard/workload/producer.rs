@@ -31,6 +31,8 @@ pub(super) struct Producer {
     window_max: usize,
 
     handles: BTreeMap<String, u64>,
+    /// The numbers that queues had last.
+    known: BTreeMap<String, u64>,
     /// Id and epoch.
     session: Option<(u64, u32)>,
     last_epoch: u32,
@@ -53,6 +55,7 @@ impl Producer {
             queues,
             window_max,
             handles: BTreeMap::new(),
+            known: BTreeMap::new(),
             session: None,
             last_epoch: 0,
             next_sequence: 1,
@@ -205,6 +208,10 @@ impl Producer {
                 self.handles.clear();
             }
             (Reply::QueueOpened(opened), Some(Waits::Queue(name))) => {
+                // Another queue of the same name: what was meant for the one before went with it.
+                if self.known.insert(name.clone(), opened.queue).is_some_and(|known| known != opened.queue) {
+                    self.window.retain(|frame| frame.queue != name);
+                }
                 self.handles.insert(name, opened.queue);
             }
             (Reply::SessionOpened(opened), Some(Waits::Session)) => {
