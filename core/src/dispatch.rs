@@ -92,7 +92,8 @@ impl Dispatcher {
     fn is_choked(&self, id: ConnectionId, outbox: &mut Outbox) -> bool {
         let collected = if self.to.is_some_and(|to| to.connection == id) { self.bytes } else { 0 };
         let Some(connection) = outbox.connections.get_mut(id) else { return true };
-        connection.choked = connection.is_choked_with(collected);
+        // Only what is sent unchokes it: a paused connection waits for that.
+        connection.choked |= connection.is_choked_with(collected);
         connection.choked
     }
 
