@@ -135,7 +135,7 @@ impl Consumer {
                 self.asks_again = 0;
             }
             Reply::Subscribed(subscribed) => self.consumer = Some(subscribed.consumer),
-            Reply::Settled(_) => self.unanswered -= 1,
+            Reply::Settled(_) => self.unanswered = self.unanswered.saturating_sub(1),
             Reply::Delivery(delivery) if self.consumer == Some(delivery.consumer) => {
                 self.held.extend(delivery.messages().map(|message| Held {
                     priority: message.head.priority,
