@@ -326,12 +326,13 @@ async fn prepare_segments(host: Rc<Host>) {
             host.devices.set(host.devices.get() - 1);
             match prepared {
                 Prepared::Ready => host.step(Input::SegmentReady { number }),
-                Prepared::NoSpace if !host.is_serving.get() => {
-                    host.end(Err(Failure::NoSpace { directory: host.disk.directory().to_owned() }));
-                }
                 Prepared::NoSpace => {
                     host.step(Input::SegmentRefused { number });
                     sleep(RETRY_SEGMENTS_AFTER).await;
+                    // A full disk keeps a shard from starting only if the segments it has are full too.
+                    if !host.is_serving.get() {
+                        host.end(Err(Failure::NoSpace { directory: host.disk.directory().to_owned() }));
+                    }
                     host.step(Input::RetrySegments);
                 }
             }
