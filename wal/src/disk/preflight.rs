@@ -100,13 +100,13 @@ fn check_direct_io(directory: &Path) -> Result<(), Error> {
         .write(true)
         .custom_flags(libc::O_DIRECT | libc::O_DSYNC)
         .open(&path);
+    // Its name is not needed, and must not stay if this process is killed.
+    let _ = std::fs::remove_file(&path);
     let written = opened.and_then(|file| {
         let buffer = vec![0; 2 * PAGE];
         let aligned = buffer.as_ptr().align_offset(PAGE);
         file.write_all_at(&buffer[aligned..aligned + PAGE], 0)
     });
-    // Whatever came of it: the file may have been made by an open that then failed.
-    let _ = std::fs::remove_file(&path);
     let Err(error) = written else {
         return Ok(());
     };
