@@ -4,6 +4,7 @@
 //! Invariant: outgoing + handed ≤ OUTGOING_BYTES_MAX + one frame, because a connection above the
 //! limit is neither read from nor delivered to.
 
+use crate::config::Limits;
 use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +12,6 @@ pub use crate::queue::consumer::ConnectionId;
 
 /// Above this many unsent bytes a connection is not read from and gets no deliveries.
 pub const OUTGOING_BYTES_MAX: usize = 1 << 20;
-/// A connection must say hello, and finish every frame it starts, within this time.
-pub const FRAME_DEADLINE_NS: u64 = 10_000_000_000;
 
 /// How far the handshake has come.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -55,15 +54,28 @@ impl Connection {
 }
 
 /// All connections of one shard, and the deadlines of those that owe bytes.
-#[derive(Default)]
 pub(crate) struct Connections {
+    /// From the connection to its whole hello.
+    hello_ns: u64,
+    /// From a frame's first byte to its last.
+    frame_ns: u64,
+
     open: BTreeMap<ConnectionId, Connection>,
     deadlines: BTreeSet<(Time, ConnectionId)>,
 }
 
 impl Connections {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            hello_ns: limits.hello_timeout.0.as_nanos() as u64,
+            frame_ns: limits.frame_timeout.0.as_nanos() as u64,
+            open: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+        }
+    }
+
     pub(crate) fn insert(&mut self, id: ConnectionId, now: Time) {
-        let deadline = now.after_ns(FRAME_DEADLINE_NS);
+        let deadline = now.after_ns(self.hello_ns);
         let previous = self.open.insert(
             id,
             Connection {
@@ -114,7 +126,7 @@ impl Connections {
     pub(crate) fn arm(&mut self, id: ConnectionId, now: Time) {
         let Some(connection) = self.open.get_mut(&id) else { return };
         if connection.deadline.is_none() {
-            let deadline = now.after_ns(FRAME_DEADLINE_NS);
+            let deadline = now.after_ns(self.frame_ns);
             connection.deadline = Some(deadline);
             self.deadlines.insert((deadline, id));
         }

@@ -3,12 +3,12 @@
 //! Lives inside the shard. Frames are written straight into each connection's outgoing bytes; the runtime
 //! takes them once a turn, so the replies of one turn leave in one write per connection.
 
+use crate::config::Limits;
 use crate::connection::{Connection, ConnectionId, Connections, Stage};
 use crate::queue::consumer::ConsumerId;
 use ringmain_net::frame;
 use ringmain_net::protocol::{Closing, Code, Refused, Words};
 
-#[derive(Default)]
 pub(crate) struct Outbox {
     pub(crate) connections: Connections,
 
@@ -19,6 +19,10 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { connections: Connections::new(limits), dirty: Vec::new(), closing: Vec::new() }
+    }
+
     /// Appends one frame without a body; a connection that is gone gets nothing.
     pub(crate) fn send<W: Words>(&mut self, to: ConnectionId, request: u64, words: &W) {
         self.send_with_body(to, request, words, &[]);
