@@ -5,7 +5,7 @@ use crate::identity::IdentityError;
 use ringmain_net::socket::BindError;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
 pub enum Failure {
@@ -46,10 +46,33 @@ pub enum Failure {
         doing: &'static str,
         source: io::Error,
     },
+    /// What is wrong with the log of one shard.
+    OfShard {
+        directory: PathBuf,
+        failure: Box<Self>,
+    },
     /// The executor of a shard.
     Runtime {
         why: String,
     },
+}
+
+impl Failure {
+    /// Names the shard whose log it is, where the words do not name it already.
+    pub(crate) fn of_shard(self, directory: &Path) -> Self {
+        match self {
+            Self::Wal(ringmain_wal::Error::Io { .. } | ringmain_wal::Error::Refused { .. }) => self,
+            Self::Wal(_)
+            | Self::Replay { .. }
+            | Self::State(_)
+            | Self::Replica(_)
+            | Self::LostSegment { .. }
+            | Self::Rot { .. } => {
+                Self::OfShard { directory: directory.to_path_buf(), failure: Box::new(self) }
+            }
+            _ => self,
+        }
+    }
 }
 
 impl fmt::Display for Failure {
@@ -74,6 +97,7 @@ impl fmt::Display for Failure {
             Self::Listen { host, port, source } => write!(f, "cannot listen on {host}:{port}: {source}"),
             Self::Bind(error) => error.fmt(f),
             Self::System { doing, source } => write!(f, "{doing}: {source}"),
+            Self::OfShard { directory, failure } => write!(f, "{}: {failure}", directory.display()),
             Self::Runtime { why } => write!(f, "the shard's executor ended: {why}"),
         }
     }

@@ -2,7 +2,9 @@
 //!
 //! Lives on the thread of whoever starts it; it shares nothing with the shards but their command channels.
 
-use crate::config::Config;
+mod descriptors;
+
+use crate::config::{Config, Limits};
 use crate::failure::Failure;
 use crate::identity::DataDirectory;
 use crate::runtime::{Command, Launch, ShardThread, launch};
@@ -22,6 +24,8 @@ const PORT_ASKED_EVERY: Duration = Duration::from_millis(5);
 /// A running node. Dropping it leaves the shards running: end it with [`Node::stop`] or [`Node::kill`].
 pub struct Node {
     shards: Vec<ShardThread>,
+    /// Told by each shard that is over.
+    over: flume::Receiver<()>,
     addresses: Vec<Address>,
     /// Held for its lock.
     _directory: DataDirectory,
@@ -33,23 +37,26 @@ impl Node {
         let cpus = affinity::get_thread_affinity().unwrap_or_default();
         let cores = cpus.len().max(1) as u32;
         let directory = DataDirectory::open(config, cores).map_err(Failure::Identity)?;
+        let connections_max = descriptors::connections_max(config, directory.identity().shards)?;
         let listeners = listen(config, directory.identity().shards)?;
         let addresses = addresses(config, &listeners);
         for warning in preflight(directory.path())? {
             eprintln!("{warning}");
         }
         let mut started = Vec::new();
-        let mut node = Self { shards: Vec::new(), addresses, _directory: directory };
+        let (ended, over) = flume::bounded(listeners.len());
+        let mut node = Self { shards: Vec::new(), over, addresses, _directory: directory };
         for (shard, listener) in listeners.into_iter().enumerate() {
             let shard = shard as u32;
             let (ready, outcome) = flume::bounded(1);
             let start = Launch {
-                options: node.shard_options(config, shard),
+                options: node.shard_options(config, shard, connections_max),
                 directory: node._directory.shard_path(shard),
                 listener,
                 cpu: cpus.get((shard % cores) as usize).copied(),
                 is_spinning: config.spin,
                 ready,
+                ended: ended.clone(),
             };
             node.shards.push(launch(start)?);
             started.push(outcome);
@@ -98,22 +105,19 @@ impl Node {
     }
 
     fn finish(mut self) -> Result<(), Failure> {
+        // One shard without the others is no node: the first one that is over, whichever, takes them along.
+        let _ = self.over.recv();
+        self.stopper().send(Command::Stop);
         let mut outcome = Ok(());
-        let stopper = self.stopper();
         for shard in self.shards.drain(..) {
-            let ended = shard.join();
-            if ended.is_err() {
-                // One shard without the others is no node.
-                stopper.send(Command::Stop);
-            }
-            outcome = outcome.and(ended);
+            outcome = outcome.and(shard.join());
         }
         outcome
     }
 
-    fn shard_options(&self, config: &Config, shard: u32) -> ShardOptions {
+    fn shard_options(&self, config: &Config, shard: u32, connections_max: u32) -> ShardOptions {
         let identity = self._directory.identity();
-        let limits = config.limits.clone();
+        let limits = Limits { connections_max, ..config.limits.clone() };
         let identity = Identity {
             cluster: identity.cluster,
             node: identity.node,

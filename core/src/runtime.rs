@@ -28,7 +28,7 @@ use crate::time::Time;
 use futures_lite::FutureExt;
 use glommio::timer::Timer;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, Task};
-use link::Link;
+use link::{Link, Seats};
 use ringmain_net::socket::{Acceptor, Listener};
 use ringmain_wal::disk::{Disk, Prepared};
 use ringmain_wal::{PrepareSegment, Superblock};
@@ -47,6 +47,9 @@ const SPIN_TICK: Duration = Duration::from_micros(20);
 /// A shard that cannot get a segment for lack of space asks again after this long.
 const RETRY_SEGMENTS_AFTER: Duration = Duration::from_secs(1);
 
+/// Connections that are being told that there is no room for them. Whoever comes then waits in the kernel.
+pub(crate) const REFUSALS_MAX: usize = 16;
+
 /// Everything one shard's thread needs to begin.
 pub(crate) struct Launch {
     pub(crate) options: ShardOptions,
@@ -57,6 +60,18 @@ pub(crate) struct Launch {
     pub(crate) is_spinning: bool,
     /// Told once the shard serves, or why it never will.
     pub(crate) ready: flume::Sender<Result<(), Failure>>,
+    /// Told once the shard is over, however it ends.
+    pub(crate) ended: flume::Sender<()>,
+}
+
+/// Says so when the shard is over, also by a panic.
+struct EndNotice(flume::Sender<()>);
+
+impl Drop for EndNotice {
+    fn drop(&mut self) {
+        // There is room for one of each shard; and a node that is gone needs none.
+        let _ = self.0.try_send(());
+    }
 }
 
 /// What another thread can ask of a shard.
@@ -107,6 +122,8 @@ pub(crate) struct Host {
     clock: Clock,
 
     links: RefCell<BTreeMap<ConnectionId, Rc<Link>>>,
+    connections_max: usize,
+    seats: Rc<Seats>,
     connection_next: Cell<u64>,
     /// Durable writes under way, and the news that one is done.
     writes: Cell<usize>,
@@ -134,12 +151,13 @@ pub(crate) struct Host {
 }
 
 async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Failure> {
-    let Launch { options, directory, listener, is_spinning, ready, .. } = launch;
-    let (host, acceptor) = match open(options, directory, listener).await {
+    let Launch { options, directory, listener, is_spinning, ready, ended, .. } = launch;
+    let _ended = EndNotice(ended);
+    let (host, acceptor) = match open(options, directory.clone(), listener).await {
         Ok(opened) => opened,
         Err(error) => {
             // The one who waits for it decides what to say.
-            let _ = ready.send(Err(error));
+            let _ = ready.send(Err(error.of_shard(&directory)));
             return Ok(());
         }
     };
@@ -177,7 +195,7 @@ async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Fail
     for task in tasks {
         task.cancel().await;
     }
-    let mut outcome = host.outcome.replace(Ok(()));
+    let mut outcome = host.outcome.replace(Ok(())).map_err(|failure| failure.of_shard(&directory));
     if !host.is_serving.get() {
         // Whoever waits for the start is told why there is none: the other shards may serve for ever.
         let stopped = || Failure::Runtime { why: "it was ended before it served".to_owned() };
@@ -197,6 +215,7 @@ async fn open(
     listener: Listener,
 ) -> Result<(Rc<Host>, Acceptor), Failure> {
     let disk = Disk::open(&directory, options.log.clone()).await?;
+    let connections_max = options.limits.connections_max as usize;
     let mut replay = Replay::new(options);
     let mut outcome = Ok(());
     let recovered = disk
@@ -216,6 +235,8 @@ async fn open(
         disk,
         clock: Clock::new(),
         links: RefCell::default(),
+        connections_max,
+        seats: Rc::default(),
         connection_next: Cell::new(1),
         writes: Cell::new(0),
         write_done: Signal::default(),
@@ -236,7 +257,12 @@ async fn open(
 }
 
 async fn accept(host: Rc<Host>, acceptor: Acceptor) {
+    // Those beyond the limit are told so; but only so many at a time, for each of them takes a descriptor too.
+    let seats_max = host.connections_max + REFUSALS_MAX;
     loop {
+        while host.seats.taken.get() >= seats_max {
+            host.seats.freed.wait().await;
+        }
         match acceptor.accept().await {
             Ok(connection) => {
                 let id = ConnectionId(host.connection_next.get());

@@ -36,7 +36,33 @@ pub(crate) struct Link {
     /// Bytes taken from the shard; reused.
     unsent: RefCell<Vec<u8>>,
     is_closing: Cell<bool>,
+    is_broken: Cell<bool>,
     reader: RefCell<Option<TaskHandle>>,
+    /// The descriptor is closed with the last holder of this link.
+    _seat: Seat,
+}
+
+/// How many descriptors the connections of a shard hold, and the news that one is free again.
+#[derive(Default)]
+pub(crate) struct Seats {
+    pub(crate) taken: Cell<usize>,
+    pub(crate) freed: Signal,
+}
+
+struct Seat(Rc<Seats>);
+
+impl Seat {
+    fn take(seats: &Rc<Seats>) -> Self {
+        seats.taken.set(seats.taken.get() + 1);
+        Self(seats.clone())
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.taken.set(self.0.taken.get() - 1);
+        self.0.freed.raise();
+    }
 }
 
 impl Link {
@@ -51,7 +77,9 @@ impl Link {
             resumed: Signal::default(),
             unsent: RefCell::default(),
             is_closing: Cell::new(false),
+            is_broken: Cell::new(false),
             reader: RefCell::default(),
+            _seat: Seat::take(&host.seats),
         });
         let task = spawn(link.clone().receive(host.clone(), reader));
         link.reader.replace(Some(task));
@@ -68,9 +96,8 @@ impl Link {
         let sent = match writer.try_write(&bytes) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            // The reader sees the end of the connection too and reports it.
             Err(_) => {
-                self.closer.close();
+                self.break_off();
                 self.writer.replace(Some(writer));
                 return;
             }
@@ -88,7 +115,7 @@ impl Link {
         let mut sent_before = sent;
         loop {
             if writer.write_all(&bytes[sent_before..]).await.is_err() {
-                self.closer.close();
+                self.break_off();
                 break;
             }
             host.step(Input::Sent { connection: self.id, bytes: bytes.len() });
@@ -120,9 +147,17 @@ impl Link {
         });
     }
 
+    /// The connection is gone. The reader sees that too and reports it, unless it waits for room: a client that reads no
+    /// answers is not read from either, and nothing else would tell the reader that it has gone.
+    fn break_off(&self) {
+        self.closer.close();
+        self.is_broken.set(true);
+        self.resumed.raise();
+    }
+
     async fn receive(self: Rc<Self>, host: Rc<Host>, mut reader: Reader) {
         let mut buffer = ReceiveBuffer::new(&host.receive_bytes);
-        while let Some(room) = buffer.room() {
+        'reading: while let Some(room) = buffer.room() {
             // Always by way of the reactor, even if more is there: a client that sends without end would keep this
             // task running, and no write would be seen to finish.
             if reader.readable().await.is_err() {
@@ -140,6 +175,9 @@ impl Link {
                     break;
                 }
                 self.resumed.wait().await;
+                if self.is_broken.get() {
+                    break 'reading;
+                }
             }
         }
         drop(buffer);
