@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "all of it is tests: what cannot go on says where")]
 
+mod data;
 mod fuzz;
+mod input;
 mod process;
+mod raw;
+mod space;
 mod tidy;
 
 use ringmain_tests::fuzz::allocation::Counting;

@@ -217,9 +217,19 @@ impl Node {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 
-    /// Its files, sockets among them.
+    /// Its open files, sockets among them.
     pub fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it runs").count()
+        self.files().count()
+    }
+
+    pub fn sockets(&self) -> usize {
+        self.files().filter(|file| file.to_string_lossy().starts_with("socket:")).count()
+    }
+
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it runs");
+        // One that was closed meanwhile is none.
+        files.filter_map(|file| fs::read_link(file.ok()?.path()).ok())
     }
 }
 
