@@ -216,3 +216,31 @@ impl fmt::Display for Finding {
         if self.input.len() > SHOWN_BYTES { f.write_str("…") } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ringmain_net::frame;
+    use ringmain_net::protocol::{Reply, Request};
+
+    use super::*;
+
+    /// Bytes that are refused at the door prove nothing about what is behind it.
+    #[test]
+    fn many_inputs_get_past_lengths_and_checksums() {
+        const RUNS: u64 = 4_000;
+        let samples = (wire::FRAME.samples)();
+        let (mut whole, mut decoded, mut changed) = (0, 0, 0);
+        for run in 0..RUNS {
+            let input = input(&wire::FRAME, &samples, 1, run);
+            changed += u64::from(!samples.contains(&input));
+            if let Ok(Some(frame)) = frame::split(&input, frame::FRAME_BYTES_MAX) {
+                whole += 1;
+                decoded += u64::from(Request::decode(&frame).is_ok() || Reply::decode(&frame).is_ok());
+            }
+        }
+        assert!(changed > RUNS * 3 / 4, "{changed} of {RUNS}");
+        assert!(whole > RUNS / 3, "{whole} of {RUNS}");
+        // Neither nearly all, nor nearly none.
+        assert!((RUNS / 20..RUNS / 2).contains(&decoded), "{decoded} of {RUNS}");
+    }
+}
