@@ -252,7 +252,7 @@ mod tests {
             spin = true
             [limits]
             message_bytes_max = "2MiB"
-            queues_max = 10
+            connections_max = 10
             segment_bytes = 134217728
             hello_timeout = "2s"
         "#;
@@ -263,8 +263,8 @@ mod tests {
         assert_eq!((config.shards, config.spin), (Some(4), true));
         assert_eq!(config.limits.message_bytes_max, Bytes(2 << 20));
         assert_eq!(config.limits.segment_bytes, Bytes(128 << 20));
-        assert_eq!(config.limits.queues_max, 10);
-        assert_eq!(config.limits.connections_max, Limits::default().connections_max);
+        assert_eq!(config.limits.connections_max, 10);
+        assert_eq!(config.limits.messages_max, Limits::default().messages_max);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::proposal::Published;
 use crate::queue::Settings;
 use crate::queue::consumer::{CREDIT_MAX, ConsumerId};
 use crate::reply::{self, Asked, PublishNumber, Reason};
+use crate::session::WINDOW;
 use crate::shard::Shard;
 use crate::time::Time;
 use ringmain_net::frame::Frame;
@@ -109,7 +110,7 @@ impl Shard {
             shard: self.options.identity.shard,
             message_bytes_max: self.options.message_bytes_max(),
             frame_bytes_max: self.options.limits.frame_bytes_max(),
-            inflight_frames_max: self.options.limits.inflight_frames_max,
+            inflight_frames_max: WINDOW as u32,
             shards: self.shard_addresses(),
         };
         self.outbox.send(asked.connection, asked.request, &welcome);

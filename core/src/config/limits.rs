@@ -26,26 +26,10 @@ const SEGMENT_BYTES_MOST: u64 = 1 << 30;
 pub struct Limits {
     /// Key, headers and payload of one message.
     pub message_bytes_max: Bytes,
-    /// Connections of one shard. Each costs two buffers of 64 KiB at rest: 4096 × 128 KiB = 512 MiB at the very most.
+    /// Connections of one shard. Each holds a receive buffer of 16 KiB at rest: 4096 × 16 KiB = 64 MiB.
     pub connections_max: u32,
-    /// Publish frames of one session that wait for their receipts. It is also the window of the duplicate detection:
-    /// 4096 frames in flight at a round trip of 1 ms are four million frames a second, more than a shard can take.
-    pub inflight_frames_max: u32,
-    /// Producer sessions of one shard: 65,536 × 128 B = 8 MiB.
-    pub sessions_max: u32,
-    /// Consumers of one shard: 65,536 × 128 B = 8 MiB.
-    pub consumers_max: u32,
-    /// Messages that one consumer may hold unsettled.
-    pub credit_max: u32,
-    /// Queues of one shard: 131,072 × about 512 B = 64 MiB when every queue is nearly empty.
-    pub queues_max: u32,
     /// Messages of one shard, ready and in flight: 16,777,216 × 64 B = 1 GiB beside the payloads.
     pub messages_max: u64,
-    /// Entries that are proposed but not yet committed, per shard. It covers the disk's stall of one second at 64 MB/s;
-    /// beyond it producers are told `Busy`.
-    pub proposed_bytes_max: Bytes,
-    /// Replies and deliveries that one connection has not taken yet, per connection; beyond it deliveries to that connection pause.
-    pub send_bytes_max: Bytes,
     /// Recent payloads that are served from memory, per shard; older ones are read from the log.
     pub cache_bytes_max: Bytes,
     /// One file of the log. Fixed when the data directory is made.
@@ -53,8 +37,6 @@ pub struct Limits {
     /// Durable writes of one shard on their way to the device. Two keep the device busy while the next write is filled; four
     /// cover the jitter of a network disk.
     pub writes_in_flight_max: u32,
-    /// All segments of one shard; 0: as much as the disk has. Beyond it producers are told `DiskFull`.
-    pub log_bytes_max: Bytes,
     /// Bytes of log between two checkpoints. A start reads at most twice as much: 2 × 256 MiB at 1 GB/s = half a second.
     pub checkpoint_bytes: Bytes,
     /// From the connection to its first whole frame; a peer that says nothing is not kept.
@@ -68,18 +50,10 @@ impl Default for Limits {
         Self {
             message_bytes_max: Bytes(1 << 20),
             connections_max: 4096,
-            inflight_frames_max: 4096,
-            sessions_max: 65_536,
-            consumers_max: 65_536,
-            credit_max: 65_536,
-            queues_max: 131_072,
             messages_max: 16_777_216,
-            proposed_bytes_max: Bytes(64 << 20),
-            send_bytes_max: Bytes(8 << 20),
             cache_bytes_max: Bytes(128 << 20),
             segment_bytes: Bytes(64 << 20),
             writes_in_flight_max: 4,
-            log_bytes_max: Bytes(0),
             checkpoint_bytes: Bytes(256 << 20),
             hello_timeout: Period(std::time::Duration::from_secs(5)),
             frame_timeout: Period(std::time::Duration::from_secs(30)),
@@ -115,11 +89,6 @@ impl Limits {
         }
         for (name, value, least, most) in [
             ("connections_max", u64::from(self.connections_max), 1, 65_536),
-            ("inflight_frames_max", u64::from(self.inflight_frames_max), 1, 65_536),
-            ("sessions_max", u64::from(self.sessions_max), 1, 1 << 20),
-            ("consumers_max", u64::from(self.consumers_max), 1, 1 << 20),
-            ("credit_max", u64::from(self.credit_max), 1, 1 << 20),
-            ("queues_max", u64::from(self.queues_max), 1, 1 << 24),
             ("messages_max", self.messages_max, 1, 1 << 32),
             ("writes_in_flight_max", u64::from(self.writes_in_flight_max), 1, 64),
         ] {
@@ -133,12 +102,9 @@ impl Limits {
     fn byte_refusal(&self) -> Option<String> {
         let segment_bytes_least =
             (PAGE_BYTES + ENTRIES_PER_SEGMENT_LEAST * self.write_bytes_max()).next_power_of_two();
-        let frame_bytes_max = u64::from(self.frame_bytes_max());
         let most = 1 << 40;
         for (name, value, least, most) in [
             ("segment_bytes", self.segment_bytes, segment_bytes_least, SEGMENT_BYTES_MOST),
-            ("proposed_bytes_max", self.proposed_bytes_max, self.entry_bytes_max(), most),
-            ("send_bytes_max", self.send_bytes_max, frame_bytes_max, most),
             ("cache_bytes_max", self.cache_bytes_max, self.entry_bytes_max(), most),
             ("checkpoint_bytes", self.checkpoint_bytes, 1 << 20, most),
         ] {
@@ -156,13 +122,6 @@ impl Limits {
             return Some(format!(
                 "segment_bytes is {}, and must be a power of two: {next}",
                 self.segment_bytes
-            ));
-        }
-        if self.log_bytes_max.0 != 0 && self.log_bytes_max.0 < 4 * self.segment_bytes.0 {
-            let least = Bytes(4 * self.segment_bytes.0);
-            return Some(format!(
-                "log_bytes_max is {}, and must be 0 (no limit) or at least four segments ({least})",
-                self.log_bytes_max
             ));
         }
         for (name, period) in [("hello_timeout", self.hello_timeout), ("frame_timeout", self.frame_timeout)] {
@@ -189,8 +148,7 @@ mod tests {
         let limits = Limits { message_bytes_max: Bytes(MESSAGE_BYTES_MAX_MOST), ..Limits::default() };
         assert!(u64::from(limits.frame_bytes_max()) > MESSAGE_BYTES_MAX_MOST);
         assert!(limits.write_bytes_max() > limits.entry_bytes_max());
-        let refusal = limits.refusal().unwrap();
-        assert_eq!(refusal, "send_bytes_max is 8 MiB, and must be between 16.1 MiB and 1 TiB");
+        assert_eq!(limits.refusal(), None);
     }
 
     #[test]
@@ -202,8 +160,8 @@ mod tests {
 
     #[test]
     fn a_bound_out_of_range_is_refused_by_its_name() {
-        let limits = Limits { queues_max: 0, ..Limits::default() };
-        assert_eq!(limits.refusal().unwrap(), "queues_max is 0, and must be between 1 and 16777216");
+        let limits = Limits { connections_max: 0, ..Limits::default() };
+        assert_eq!(limits.refusal().unwrap(), "connections_max is 0, and must be between 1 and 65536");
         let limits = Limits { segment_bytes: Bytes(1 << 20), ..Limits::default() };
         assert!(limits.refusal().unwrap().starts_with("segment_bytes is 1 MiB, and must be between "));
     }

@@ -29,7 +29,7 @@ peers = ["1=10.0.0.1:7411", "2=b:7411"]
 shards = 4
 spin = true
 [limits]
-queues_max = 10
+connections_max = 10
 segment_bytes = "64MiB"
 cache_bytes_max = 134217728
 hello_timeout = "2s"
