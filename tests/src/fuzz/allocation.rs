@@ -1,6 +1,6 @@
 //! A heap that knows what each thread holds. Whoever wants the figures makes it the allocator of its program:
 //!
-//! ```ignore
+//! ```text
 //! #[global_allocator]
 //! static ALLOCATOR: Counting = Counting;
 //! ```
