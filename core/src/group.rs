@@ -63,9 +63,6 @@ pub(crate) struct Group {
     stamp: Time,
     /// When idle sessions were last looked for.
     sessions_seen: Time,
-    /// The term of the last applied entry.
-    applied_term: Term,
-    applied: Index,
 
     // Reused between turns.
     effects: Effects,
@@ -102,7 +99,7 @@ pub(crate) struct Turn<'a> {
 
 impl Group {
     pub(crate) fn new(start: GroupStart, options: &ShardOptions) -> Result<Self, Failure> {
-        let (applied, applied_term) = start.restored.base;
+        assert_eq!(start.engine.applied().0, start.restored.base.0);
         let replica_options =
             Options { group: start.id, id: options.replica(), voters: options.voters(), seed: options.seed };
         let replica = Replica::new(replica_options, start.restored).map_err(Failure::Replica)?;
@@ -119,8 +116,6 @@ impl Group {
             writes: VecDeque::new(),
             stamp: Time(0),
             sessions_seen: Time(0),
-            applied_term,
-            applied,
             effects: Effects::default(),
             engine_effects: EngineEffects::default(),
             settlements: Vec::new(),
@@ -140,7 +135,7 @@ impl Group {
     }
 
     pub(crate) fn applied(&self) -> Index {
-        self.applied
+        self.engine.applied().0
     }
 
     pub(crate) fn hard_state(&self) -> HardState {
@@ -230,7 +225,7 @@ impl Group {
                 self.apply(&entry, turn)?;
             }
             self.effects.apply = entries;
-            self.replica.compact(self.applied);
+            self.replica.compact(self.applied());
         }
     }
 
@@ -305,9 +300,7 @@ impl Group {
         let Some(place) = place.filter(|place| place.index == entry.index) else {
             panic!("entry {} was applied without a place in the log", entry.index.0);
         };
-        assert_eq!(entry.index.0, self.applied.0 + 1);
-        self.applied = entry.index;
-        self.applied_term = entry.term;
+        assert_eq!(entry.index.0, self.applied().0 + 1);
         self.engine_effects.clear();
         let (index, term, position) = (entry.index, entry.term, place.payload);
         let data: &[u8] = if entry.kind == EntryKind::Normal { &entry.data } else { &[] };
@@ -407,10 +400,11 @@ impl Group {
 
     /// The state at this moment, cheap to take.
     pub(crate) fn image(&self) -> Image {
+        let (applied, term) = self.engine.applied();
         Image {
             group: self.id,
-            applied: self.applied,
-            term: self.applied_term,
+            applied,
+            term,
             membership: self.replica.conf_state(),
             hard_state: self.replica.hard_state(),
             state: self.engine.checkpoint(),

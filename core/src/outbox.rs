@@ -25,18 +25,8 @@ impl Outbox {
 
     /// Appends one frame without a body; a connection that is gone gets nothing.
     pub(crate) fn send<W: Words>(&mut self, to: ConnectionId, request: u64, words: &W) {
-        self.send_with_body(to, request, words, &[]);
-    }
-
-    pub(crate) fn send_with_body<W: Words>(
-        &mut self,
-        to: ConnectionId,
-        request: u64,
-        words: &W,
-        body: &[&[u8]],
-    ) {
         if let Some(out) = self.outgoing(to) {
-            frame::encode(out, request, words, body);
+            frame::encode(out, request, words, &[]);
         }
     }
 
