@@ -18,6 +18,7 @@ use crate::checkpointer::Part;
 use crate::engine::{Applied, Engine, EngineEffects, EngineOptions};
 use crate::failure::Failure;
 use crate::group::{Group, GroupStart, Place, entry_kind};
+use crate::member::{Book, decode_membership};
 use crate::relocation;
 use crate::shard::{Shard, ShardOptions, ShardStart};
 use bytes::Bytes;
@@ -76,11 +77,12 @@ impl Replay {
     }
 
     fn group(&mut self, id: GroupId) -> Result<&mut GroupReplay, Failure> {
-        if !self.options.groups.contains(&id) {
-            return Err(Failure::Replay { why: "a record belongs to a group that is not on this shard" });
-        }
         let needs_checkpoint = self.needs_checkpoint;
-        let options = EngineOptions { group: id, messages_max: self.options.limits.messages_max };
+        let Some(ordinal) = self.options.ordinal(id) else {
+            return Err(Failure::Replay { why: "a record belongs to a group that is not on this shard" });
+        };
+        let messages_max = self.options.limits.messages_max;
+        let options = EngineOptions { group: id, ordinal: ordinal as u32, messages_max };
         Ok(self.groups.entry(id).or_insert_with(|| GroupReplay {
             options,
             needs_checkpoint,
@@ -271,15 +273,20 @@ impl GroupReplay {
             return Err(Failure::Replay { why: "no complete checkpoint was found" });
         };
         engine.forget_buried();
+        let (conf_state, book) = match self.membership.as_slice() {
+            [] => (Vec::new(), Book::new(options.founders.clone())),
+            bytes => decode_membership(bytes)
+                .ok_or(Failure::Replay { why: "a checkpoint has a membership that cannot be read" })?,
+        };
         let places: VecDeque<Place> = self.pending.iter().map(|(_, place)| *place).collect();
         let restored = Restored {
             hard_state: self.hard_state,
-            conf_state: self.membership,
+            conf_state,
             base: self.base,
             entries: self.pending.into_iter().map(|(entry, _)| entry).collect(),
             applied: self.base.0,
         };
-        Group::new(GroupStart { id, engine: *engine, restored, places }, options)
+        Group::new(GroupStart { id, engine: *engine, restored, places, book }, options)
     }
 }
 

@@ -1,23 +1,28 @@
-//! The shard's side of its client connections: what was said, what waits to be sent, and until when.
+//! The shard's side of its connections, to clients and to peers: what was said, what waits to be sent, and until when.
 //!
 //! Lives inside the shard, on its thread. No socket is named here: the runtime carries the bytes.
 //! Invariant: outgoing + handed ≤ OUTGOING_BYTES_MAX + one frame, because a connection above the
-//! limit is neither read from nor delivered to.
+//! limit is neither read from nor delivered to. A peer is always read from, or two of them could wait for each other;
+//! what is kept for it is bounded by whoever sends.
 
 use crate::config::Limits;
 use crate::time::Time;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub use crate::queue::consumer::ConnectionId;
 
 /// Above this many unsent bytes a connection is not read from and gets no deliveries.
 pub const OUTGOING_BYTES_MAX: usize = 1 << 20;
+/// Of a peer's frames, handed to the kernel at once; a single larger frame goes whole.
+const PEER_TAKE_BYTES: usize = 256 << 10;
 
 /// How far the handshake has come.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
     AwaitingHello,
     Open,
+    /// A node of the cluster: its first frame said so, or we dialled it.
+    Peer,
     /// Told why and about to be closed; nothing more is read.
     Closing,
 }
@@ -26,6 +31,11 @@ pub(crate) struct Connection {
     pub(crate) stage: Stage,
     /// Frames not yet taken by the runtime.
     pub(crate) outgoing: Vec<u8>,
+    /// Of a peer: frames that go before those in `outgoing`.
+    urgent: Vec<u8>,
+    /// Of a peer: where frames end in `outgoing`, ascending, and how much of it was taken.
+    ends: VecDeque<usize>,
+    taken: usize,
     /// Bytes taken by the runtime and not yet reported as sent.
     pub(crate) handed: usize,
     /// Its next frame waits for room in the shard; the runtime offers the same bytes again on resume.
@@ -40,7 +50,58 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn unsent(&self) -> usize {
-        self.outgoing.len() + self.handed
+        self.outgoing.len() - self.taken + self.urgent.len() + self.handed
+    }
+
+    /// Where frames for a peer are appended that wait for none but their like.
+    pub(crate) fn urgent(&mut self) -> &mut Vec<u8> {
+        assert_eq!(self.stage, Stage::Peer);
+        &mut self.urgent
+    }
+
+    /// A whole frame for a peer was appended to `outgoing`.
+    pub(crate) fn end_frame(&mut self) {
+        assert_eq!(self.stage, Stage::Peer);
+        self.ends.push_back(self.outgoing.len());
+    }
+
+    /// There is something that the runtime has not taken.
+    pub(crate) fn has_outgoing(&self) -> bool {
+        self.taken < self.outgoing.len() || !self.urgent.is_empty()
+    }
+
+    /// Moves what is to be sent next into `bytes`, which is empty: everything, or of a peer's frames only so many that
+    /// what is urgent later does not wait behind them.
+    pub(crate) fn take(&mut self, bytes: &mut Vec<u8>) {
+        assert!(bytes.is_empty());
+        self.dirty = false;
+        let is_short = self.outgoing.len() - self.taken <= PEER_TAKE_BYTES;
+        if self.ends.is_empty() || (is_short && self.taken == 0 && self.urgent.is_empty()) {
+            assert!(self.urgent.is_empty() || self.outgoing.is_empty());
+            if self.outgoing.is_empty() {
+                std::mem::swap(&mut self.urgent, bytes);
+            } else {
+                std::mem::swap(&mut self.outgoing, bytes);
+            }
+            self.ends.clear();
+            self.handed += bytes.len();
+            return;
+        }
+        bytes.append(&mut self.urgent);
+        let from = self.taken;
+        while let Some(end) = self.ends.pop_front() {
+            self.taken = end;
+            if PEER_TAKE_BYTES <= end - from {
+                break;
+            }
+        }
+        bytes.extend_from_slice(&self.outgoing[from..self.taken]);
+        if self.taken == self.outgoing.len() {
+            self.outgoing.clear();
+            self.taken = 0;
+            assert!(self.ends.is_empty());
+        }
+        self.handed += bytes.len();
     }
 
     pub(crate) fn is_choked(&self) -> bool {
@@ -81,6 +142,9 @@ impl Connections {
             Connection {
                 stage: Stage::AwaitingHello,
                 outgoing: Vec::new(),
+                urgent: Vec::new(),
+                ends: VecDeque::new(),
+                taken: 0,
                 handed: 0,
                 paused: false,
                 choked: false,
@@ -107,6 +171,15 @@ impl Connections {
         if let Some(connection) = self.open.get_mut(&id) {
             assert_eq!(connection.stage, Stage::AwaitingHello);
             connection.stage = Stage::Open;
+        }
+    }
+
+    /// It is a peer's.
+    pub(crate) fn greet_peer(&mut self, id: ConnectionId) {
+        self.disarm(id);
+        if let Some(connection) = self.open.get_mut(&id) {
+            assert_eq!(connection.stage, Stage::AwaitingHello);
+            connection.stage = Stage::Peer;
         }
     }
 

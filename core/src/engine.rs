@@ -68,6 +68,8 @@ fn session_slot(session: SessionId) -> usize {
 #[derive(Copy, Clone, Debug)]
 pub struct EngineOptions {
     pub group: GroupId,
+    /// Of the group among those of its shard: its queues, sessions and consumers carry it in their numbers.
+    pub ordinal: u32,
     /// Messages in all queues of the group; 20 bytes of memory each.
     pub messages_max: u64,
 }
@@ -123,7 +125,7 @@ pub struct LevelInfo {
 
 impl Engine {
     pub fn new(options: EngineOptions) -> Self {
-        let (sessions, queues) = Self::registries();
+        let (sessions, queues) = Self::registries(options.ordinal);
         Self {
             options,
             queues,
@@ -139,8 +141,8 @@ impl Engine {
         }
     }
 
-    pub(crate) fn registries() -> (Registry<Session>, Registry<Queue>) {
-        (Registry::new(SESSION_SLOT_BITS), Registry::new(QUEUE_SLOT_BITS))
+    pub(crate) fn registries(ordinal: u32) -> (Registry<Session>, Registry<Queue>) {
+        (Registry::new(SESSION_SLOT_BITS, ordinal), Registry::new(QUEUE_SLOT_BITS, ordinal))
     }
 
     pub(crate) fn restored(options: EngineOptions, restored: Restored) -> Result<Self, Error> {

@@ -21,6 +21,15 @@ pub enum Failure {
     State(Error),
     /// The log is whole, but the consensus engine refuses it.
     Replica(ringmain_replication::Error),
+    /// The leader knows of entries that this node had on its disk and has no more.
+    LostEntries {
+        commit: u64,
+        last: u64,
+    },
+    /// The cluster goes on without this node.
+    Removed {
+        detail: String,
+    },
     /// Not even the first segment of a log fits.
     NoSpace {
         directory: PathBuf,
@@ -66,6 +75,7 @@ impl Failure {
             | Self::Replay { .. }
             | Self::State(_)
             | Self::Replica(_)
+            | Self::LostEntries { .. }
             | Self::LostSegment { .. }
             | Self::Rot { .. } => {
                 Self::OfShard { directory: directory.to_path_buf(), failure: Box::new(self) }
@@ -83,6 +93,12 @@ impl fmt::Display for Failure {
             Self::Replay { why } => write!(f, "the log cannot be replayed: {why}"),
             Self::State(error) => write!(f, "the log cannot be replayed: {error}"),
             Self::Replica(error) => write!(f, "the log cannot be replayed: {error}"),
+            Self::LostEntries { commit, last } => write!(
+                f,
+                "the leader counts on entry {commit} here, and the log ends at {last}: the disk has lost entries that \
+                 were acknowledged; remove this node from the cluster and add it with an empty data directory"
+            ),
+            Self::Removed { detail } => write!(f, "this node was removed from the cluster: {detail}"),
             Self::NoSpace { directory } => {
                 write!(f, "{}: the disk has no room for a log segment", directory.display())
             }

@@ -1,13 +1,15 @@
 //! One replication group on this shard: the batch being built, the proposals under way, the state.
 //!
-//! Lives inside the shard. It joins three things that know nothing of each other: the engine of
-//! consensus (`Replica`), the queues (`Engine`) and the answers that clients wait for. The life of a command:
+//! Lives inside the shard. It joins four things that know nothing of each other: the engine of consensus (`Replica`),
+//! the queues (`Engine`), the peers, and the answers that clients wait for. The life of a command on the leader:
 //!
 //! ```text
-//!  admitted ─▶ batch ──seal──▶ proposed ──log write durable──▶ committed ─▶ applied
-//!                                                 publishes and settles │       │ creations, sessions:
-//!                                                 are answered here ────┘       └ answered here
+//!  admitted ─▶ batch ──seal──▶ proposed ──durable at a majority──▶ committed ─▶ applied
+//!                                  │                 publishes and settles │       │ creations, sessions:
+//!                                  └▶ to peers       are answered here ────┘       └ answered here
 //! ```
+//!
+//! A follower writes what the leader sends, acknowledges it once it is durable, and applies what is committed.
 //!
 //! Invariant: proposals holds exactly the proposed and not yet applied batches, in index order;
 //! the first `committed_count` of them have had their publishes and settles answered.
@@ -16,13 +18,19 @@ use crate::checkpointer::{Image, ReplayFrom};
 use crate::command::{Batch, COMMAND_HEADER_BYTES, RUN_BYTES, Settlement};
 use crate::engine::{Answer, Applied, Engine, EngineEffects};
 use crate::failure::Failure;
+use crate::member::{self, Book, node_of};
 use crate::outbox::Outbox;
+use crate::peering;
+use crate::peers::{self, Peers};
 use crate::proposal::{Proposal, Published};
 use crate::queue::consumer::{ConnectionId, ConsumerId};
-use crate::shard::ShardOptions;
+use crate::reads::Reads;
+use crate::shard::{Address, ShardOptions};
 use crate::time::Time;
 use bytes::Bytes;
-use ringmain_replication::{Effects, Entry, EntryKind, Options, Replica, Restored};
+use ringmain_replication::{
+    Effects, Entry, EntryKind, Message, MessageError, Options, Replica, Restored, Role, RoleChange,
+};
 use ringmain_wal::{GroupId, HardState, Index, Log, Position, Record, RecordKind, Sequence, Term};
 use std::collections::VecDeque;
 
@@ -33,7 +41,9 @@ const IN_FLIGHT_BYTES_MAX: usize = 8 * BATCH_BYTES_MAX;
 /// Batches in flight: far more than a disk takes at once.
 const PROPOSALS_MAX: usize = 256;
 /// Room kept in the log beside a batch, for hard states and vouchers.
-const LOG_RESERVE_BYTES: usize = 64 << 10;
+pub(crate) const LOG_RESERVE_BYTES: usize = 64 << 10;
+/// What a record takes beside its payload, rounded up.
+const RECORD_BYTES_MAX: usize = 128;
 /// Leases that one turn ends, and what their runs take in the batch at most.
 const LEASES_PER_TURN: usize = 4096;
 const EXPIRED_BYTES_MAX: usize = LEASES_PER_TURN * (RUN_BYTES + COMMAND_HEADER_BYTES + 8);
@@ -47,7 +57,13 @@ const REAPED_PER_TURN: usize = 4096;
 pub(crate) struct Group {
     pub(crate) id: GroupId,
     pub(crate) engine: Engine,
-    replica: Replica,
+    pub(crate) replica: Replica,
+    /// The index of this shard, on every node.
+    shard: u32,
+    /// Where the members are reached, as of what is applied.
+    pub(crate) book: Book,
+    /// The node that leads this group when all are well.
+    pub(crate) preferred: u64,
 
     /// Commands admitted in this turn.
     pub(crate) batch: Batch,
@@ -63,6 +79,14 @@ pub(crate) struct Group {
     stamp: Time,
     /// When idle sessions were last looked for.
     sessions_seen: Time,
+    /// The term that `engine` leads in.
+    led: Term,
+    /// Which connection of the preferred member has been seen to: when it came up.
+    pub(crate) balanced: Option<Time>,
+    /// Questions about the state that wait until it is certain that no other leader has gone further.
+    pub(crate) reads: Reads,
+    /// The membership has changed since it was last looked at.
+    pub(crate) has_new_book: bool,
 
     // Reused between turns.
     effects: Effects,
@@ -78,6 +102,7 @@ pub(crate) struct GroupStart {
     pub(crate) engine: Engine,
     pub(crate) restored: Restored,
     pub(crate) places: VecDeque<Place>,
+    pub(crate) book: Book,
 }
 
 /// Where an entry lies in the shard's log.
@@ -95,18 +120,29 @@ pub(crate) struct Turn<'a> {
     pub(crate) now: Time,
     pub(crate) log: &'a mut Log,
     pub(crate) outbox: &'a mut Outbox,
+    pub(crate) peers: &'a mut Peers,
+    pub(crate) cluster: u64,
 }
 
 impl Group {
     pub(crate) fn new(start: GroupStart, options: &ShardOptions) -> Result<Self, Failure> {
         assert_eq!(start.engine.applied().0, start.restored.base.0);
-        let replica_options =
-            Options { group: start.id, id: options.replica(), voters: options.voters(), seed: options.seed };
+        let preferred = options.preferred(start.id);
+        let replica_options = Options {
+            group: start.id,
+            id: options.replica(),
+            voters: options.voters(),
+            seed: options.seed ^ u64::from(start.id.0) << 40,
+            is_preferred: preferred == options.replica(),
+        };
         let replica = Replica::new(replica_options, start.restored).map_err(Failure::Replica)?;
         let group = Self {
             id: start.id,
             engine: start.engine,
             replica,
+            shard: options.identity.shard,
+            book: start.book,
+            preferred,
             batch: Batch::new(),
             open: Proposal::default(),
             proposals: VecDeque::new(),
@@ -116,6 +152,10 @@ impl Group {
             writes: VecDeque::new(),
             stamp: Time(0),
             sessions_seen: Time(0),
+            led: Term(0),
+            balanced: None,
+            reads: Reads::default(),
+            has_new_book: true,
             effects: Effects::default(),
             engine_effects: EngineEffects::default(),
             settlements: Vec::new(),
@@ -145,6 +185,12 @@ impl Group {
     /// The leader serves once the entries of its predecessors, and the first of its own term, are applied.
     pub(crate) fn is_serving(&self) -> bool {
         self.is_leader() && self.engine.is_leading()
+    }
+
+    /// Nobody else votes or learns here.
+    pub(crate) fn is_alone(&self) -> bool {
+        let me = self.replica.id();
+        self.book.members.iter().all(|member| member.replica() == me)
     }
 
     /// Nothing was admitted, proposed or written that is not applied and durable.
@@ -182,6 +228,10 @@ impl Group {
         if self.batch.is_empty() || !log.room((self.batch.len() + LOG_RESERVE_BYTES) as u64) {
             return;
         }
+        // Leadership is being handed over: the batch goes when that has failed, and is abandoned when it has not.
+        if self.replica.is_transferring() {
+            return;
+        }
         let bytes = self.batch.seal();
         let entry_bytes = bytes.len();
         match self.replica.propose(bytes) {
@@ -211,11 +261,15 @@ impl Group {
     pub(crate) fn drive(&mut self, turn: &mut Turn<'_>) -> Result<(), Failure> {
         loop {
             self.write(turn.log);
-            if self.effects.role.take().is_some() && !self.is_leader() {
-                self.step_down(turn);
+            self.send(turn);
+            if let Some(change) = self.effects.role.take() {
+                self.on_role(change, turn);
             }
             if let Some((_, committed)) = self.effects.committed.take() {
                 self.on_committed(committed, turn);
+            }
+            for (round, index) in self.effects.reads.drain(..) {
+                self.reads.on_confirmed(round, index);
             }
             if self.effects.apply.is_empty() {
                 return Ok(());
@@ -266,17 +320,38 @@ impl Group {
         }
     }
 
+    /// Sends what the replica has for its peers. Whoever is not reached, or has too much to take already, is reported.
+    fn send(&mut self, turn: &mut Turn<'_>) {
+        let mut messages = std::mem::take(&mut self.effects.messages);
+        for message in messages.drain(..) {
+            let to = message.to;
+            if !peering::send(turn, self.id, &message) && self.is_leader() {
+                self.replica.report_unreachable(to);
+            }
+        }
+        self.effects.messages = messages;
+    }
+
+    fn on_role(&mut self, change: RoleChange, turn: &mut Turn<'_>) {
+        let leads_on = change.role == Role::Leader && change.term == self.led;
+        if !leads_on {
+            self.step_down(turn);
+        }
+    }
+
     /// Another replica leads, or none: what was under way here has an outcome that this one cannot tell.
     #[cold]
     fn step_down(&mut self, turn: &mut Turn<'_>) {
+        let leader = self.leader_address();
+        self.reads.abandon(turn.outbox, leader.as_ref());
         self.ended.clear();
         self.engine.follow(&mut self.ended);
         if !self.batch.is_empty() {
             self.batch.begin(self.stamp);
-            self.open.abandon(turn);
+            self.open.abandon(turn, leader.as_ref());
         }
         for mut proposal in self.proposals.drain(..) {
-            proposal.abandon(turn);
+            proposal.abandon(turn, leader.as_ref());
             proposal.clear();
             self.spare.push(proposal);
         }
@@ -313,10 +388,62 @@ impl Group {
         }
         turn.outbox.tell_ended(&self.engine_effects.ended);
         self.finish_proposal(entry, turn);
+        if entry.kind == EntryKind::Membership {
+            self.on_membership(&entry.data);
+        }
         if !self.engine.is_leading() && self.is_leader() && term == self.replica.term() {
+            self.led = term;
+            self.balanced = turn.peers.up(node_of(self.preferred)).map(|up| up.since);
             self.engine.lead(turn.now);
         }
         Ok(())
+    }
+
+    /// The votes have changed inside the replica; the entry carries the book that goes with them.
+    fn on_membership(&mut self, data: &[u8]) {
+        let context = ringmain_replication::membership_context(data).unwrap_or_default();
+        if let Some(book) = Book::decode(&context) {
+            self.book = book;
+            self.has_new_book = true;
+        }
+    }
+
+    /// Where clients find the leader, if it is known.
+    pub(crate) fn leader_address(&self) -> Option<Address> {
+        let leader = self.replica.leader()?;
+        (leader != self.replica.id()).then(|| peers::address_of(leader, self.shard, &self.book)).flatten()
+    }
+
+    /// A message of a peer's, its addresses checked. What there is no room for is dropped: the leader asks again.
+    pub(crate) fn on_message(&mut self, message: Message, turn: &mut Turn<'_>) -> Result<(), Failure> {
+        let entry_bytes = |entry: &ringmain_replication::EngineEntry| entry.data.len() + RECORD_BYTES_MAX;
+        let bytes: usize = message.entries.iter().map(entry_bytes).sum();
+        if !turn.log.room((bytes + LOG_RESERVE_BYTES) as u64) {
+            return Ok(());
+        }
+        match self.replica.on_message(message) {
+            Err(MessageError::LostEntries { commit, last }) => Err(Failure::LostEntries { commit, last }),
+            // A peer of an older or newer life than ours: nothing to do, and nothing to tell.
+            Err(_) => Ok(()),
+            Ok(()) => self.drive(turn),
+        }
+    }
+
+    /// 20 ms have passed. Without room in the log nothing could be promised: then time stands still here, and others
+    /// take over.
+    pub(crate) fn tick(&mut self, log: &Log) {
+        if log.room(LOG_RESERVE_BYTES as u64) {
+            self.replica.tick();
+        }
+    }
+
+    /// Asks the peers whether this one still leads, on behalf of everyone who wants to know something.
+    pub(crate) fn begin_reads(&mut self) {
+        if self.is_serving()
+            && let Some(round) = self.reads.begin_round()
+        {
+            self.replica.read_index(round);
+        }
     }
 
     /// The batch of this entry, if it was ours, is over: answer what depended on order.
@@ -405,7 +532,7 @@ impl Group {
             group: self.id,
             applied,
             term,
-            membership: self.replica.conf_state(),
+            membership: member::encode_membership(&self.replica.conf_state(), &self.book),
             hard_state: self.replica.hard_state(),
             state: self.engine.checkpoint(),
         }

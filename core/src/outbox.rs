@@ -7,6 +7,7 @@ use crate::config::Limits;
 use crate::connection::{Connection, ConnectionId, Connections, Stage};
 use crate::queue::consumer::ConsumerId;
 use ringmain_net::frame;
+use ringmain_net::peer::{PeerCode, PeerRefused};
 use ringmain_net::protocol::{Closing, Code, Refused, Words};
 
 pub(crate) struct Outbox {
@@ -43,6 +44,55 @@ impl Outbox {
         Some(&mut connection.outgoing)
     }
 
+    /// Appends one frame for a peer, before everything that has a payload.
+    pub(crate) fn send_urgent<W: Words>(&mut self, to: ConnectionId, words: &W) {
+        if let Some(connection) = self.peer(to) {
+            frame::encode(connection.urgent(), 0, words, &[]);
+        }
+    }
+
+    /// Appends one frame for a peer, written by `write`, to the lane it belongs to.
+    pub(crate) fn send_peer(&mut self, to: ConnectionId, is_urgent: bool, write: impl FnOnce(&mut Vec<u8>)) {
+        let Some(connection) = self.peer(to) else { return };
+        if is_urgent {
+            write(connection.urgent());
+        } else {
+            write(&mut connection.outgoing);
+            connection.end_frame();
+        }
+    }
+
+    fn peer(&mut self, to: ConnectionId) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(to).filter(|connection| connection.stage == Stage::Peer)?;
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(to);
+        }
+        Some(connection)
+    }
+
+    /// Tells a peer why it is not talked to, and closes.
+    pub(crate) fn refuse_peer(&mut self, id: ConnectionId, code: PeerCode, detail: &str) {
+        let refused = PeerRefused { code: code as u16, detail };
+        let is_peer = self.connections.get(id).is_some_and(|connection| connection.stage == Stage::Peer);
+        if is_peer {
+            self.send_urgent(id, &refused);
+        } else {
+            self.send(id, 0, &refused);
+        }
+        self.drop_connection(id);
+    }
+
+    /// Closes without a word: whoever is there will notice.
+    pub(crate) fn drop_connection(&mut self, id: ConnectionId) {
+        self.connections.disarm(id);
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.stage != Stage::Closing {
+            connection.stage = Stage::Closing;
+            self.closing.push(id);
+        }
+    }
+
     /// These consumers ended with their queue, or with this replica's leadership: told unasked, by their number
     /// in place of a sequence.
     pub(crate) fn tell_ended(&mut self, ended: &[(ConnectionId, ConsumerId)]) {
@@ -56,12 +106,7 @@ impl Outbox {
     /// Says why and closes: nothing more is read from or sent to this connection.
     pub(crate) fn close(&mut self, id: ConnectionId, code: Code, detail: &str) {
         self.send(id, 0, &Closing { code: code as u16, detail });
-        self.connections.disarm(id);
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        if connection.stage != Stage::Closing {
-            connection.stage = Stage::Closing;
-            self.closing.push(id);
-        }
+        self.drop_connection(id);
     }
 
     pub(crate) fn connection(&self, id: ConnectionId) -> Option<&Connection> {

@@ -7,7 +7,8 @@ use crate::connection::ConnectionId;
 use crate::engine::{Answer, SettleSplit};
 use crate::group::Turn;
 use crate::queue::consumer::ConsumerId;
-use crate::reply::{self, Asked, NOT_LEADER, PublishNumber};
+use crate::reply::{self, Asked, PublishNumber};
+use crate::shard::Address;
 use crate::time::Time;
 use ringmain_net::protocol::{Receipt, Settled};
 use ringmain_wal::{GroupId, Index, Term};
@@ -122,19 +123,19 @@ impl Proposal {
     }
 
     /// This replica no longer leads: whether the batch will be stored is unknown to it.
-    pub(crate) fn abandon(&mut self, turn: &mut Turn<'_>) {
+    pub(crate) fn abandon(&mut self, turn: &mut Turn<'_>, leader: Option<&Address>) {
         for owed in self.receipts.drain(..) {
             let asked = Asked { connection: owed.connection, request: owed.request };
             for sequence in owed.first..=owed.last {
                 let number = PublishNumber { session: owed.session, sequence };
-                reply::refuse_publish(turn.outbox, asked, number, NOT_LEADER);
+                reply::redirect(turn.outbox, asked, Some(number), leader);
             }
         }
         for owed in self.settles.drain(..) {
-            reply::refuse(turn.outbox, owed.asked, NOT_LEADER);
+            reply::redirect(turn.outbox, owed.asked, None, leader);
         }
         for asked in self.answers.drain(..).flatten() {
-            reply::refuse(turn.outbox, asked, NOT_LEADER);
+            reply::redirect(turn.outbox, asked, None, leader);
         }
     }
 

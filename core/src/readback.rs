@@ -16,7 +16,8 @@ pub(crate) const WINDOW_BYTES: u64 = 256 << 10;
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Reader {
     Queue(u64),
-    Relocation,
+    /// Of the group of this ordinal.
+    Relocation(usize),
 }
 
 /// A stretch of the log to be read by the runtime: page-aligned, inside one segment.

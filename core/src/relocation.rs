@@ -66,7 +66,7 @@ impl Relocation {
     /// Does a turn's share of the pass; answers a read to issue when a payload is not in memory. A message that does not
     /// prove itself is not copied: its copy would be a sound record about rotten bytes, and nobody could say where.
     pub(crate) fn advance(&mut self, pass: Pass<'_>) -> Result<Option<ReadWindow>, Failure> {
-        let Pass { engine, log, readback, group, hard_state } = pass;
+        let Pass { engine, log, readback, reader, group, hard_state } = pass;
         self.settle_durable(engine, log);
         if self.victims.is_empty() || self.is_reading {
             return Ok(None);
@@ -86,7 +86,7 @@ impl Relocation {
                 }
                 self.is_reading = true;
                 let wanted = (message.position, message.bytes);
-                return Ok(readback.request(Reader::Relocation, wanted, log.durable_end()));
+                return Ok(readback.request(reader, wanted, log.durable_end()));
             };
             if StoredMessage::parse(bytes, message.queue).is_err() {
                 return Err(rot(message.position, message.bytes, log));
@@ -165,6 +165,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) engine: &'a mut Engine,
     pub(crate) log: &'a mut Log,
     pub(crate) readback: &'a mut Readback,
+    /// Who waits for what is read.
+    pub(crate) reader: Reader,
     pub(crate) group: GroupId,
     pub(crate) hard_state: HardState,
 }

@@ -5,6 +5,7 @@
 use crate::connection::ConnectionId;
 use crate::engine::{Answer, Refusal};
 use crate::outbox::Outbox;
+use crate::shard::Address;
 use ringmain_net::protocol::{Code, Done, Refused, SessionOpened};
 use ringmain_wal::Index;
 
@@ -16,7 +17,7 @@ pub(crate) struct Asked {
 }
 
 /// One publish, as its producer numbers it.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct PublishNumber {
     pub(crate) session: u64,
     pub(crate) sequence: u64,
@@ -24,9 +25,6 @@ pub(crate) struct PublishNumber {
 
 /// A reason, for a program and for a person.
 pub(crate) type Reason = (Code, &'static str);
-
-pub(crate) const NOT_LEADER: Reason =
-    (Code::NotLeader, "this node no longer leads the queue: the outcome is unknown");
 
 pub(crate) fn refuse(outbox: &mut Outbox, asked: Asked, (code, detail): Reason) {
     let refused = Refused { code: code as u16, detail, ..Refused::default() };
@@ -42,6 +40,25 @@ pub(crate) fn refuse_publish(
 ) {
     let PublishNumber { session, sequence } = number;
     let refused = Refused { code: code as u16, session, sequence, detail, ..Refused::default() };
+    outbox.send(asked.connection, asked.request, &refused);
+}
+
+/// This node does not lead the queue; a publish or a settle that it took while it did has an unknown outcome.
+pub(crate) fn redirect(
+    outbox: &mut Outbox,
+    asked: Asked,
+    number: Option<PublishNumber>,
+    leader: Option<&Address>,
+) {
+    let PublishNumber { session, sequence } = number.unwrap_or_default();
+    let detail = match leader {
+        Some(_) => "another node leads this queue",
+        None => "no node leads this queue at the moment",
+    };
+    let (redirect_host, redirect_port) = leader.map_or(("", 0), |leader| (leader.host.as_str(), leader.port));
+    let code = Code::NotLeader as u16;
+    let refused =
+        Refused { code, session, sequence, detail, redirect_host, redirect_port, ..Refused::default() };
     outbox.send(asked.connection, asked.request, &refused);
 }
 

@@ -8,11 +8,13 @@ use crate::command::{
     STORED_HEAD_BYTES, SessionId,
 };
 use crate::connection::{ConnectionId, Stage};
+use crate::engine::registry::ordinal_of;
 use crate::engine::{Admission, LevelInfo, Refusal, SettleRun};
 use crate::group::Group;
 use crate::proposal::Published;
 use crate::queue::Settings;
 use crate::queue::consumer::{CREDIT_MAX, ConsumerId};
+use crate::reads::Read;
 use crate::reply::{self, Asked, PublishNumber, Reason};
 use crate::session::WINDOW;
 use crate::shard::Shard;
@@ -35,6 +37,7 @@ pub(crate) enum Flow {
 }
 
 const DISK_FULL: Reason = (Code::DiskFull, "the disk has no room for another log segment");
+const SHUTTING_DOWN: Reason = (Code::ShuttingDown, "this node is shutting down");
 const NOT_READY: Reason = (Code::Busy, "this shard is not ready yet");
 /// A purge names what it keeps: at most 65,536 runs.
 const KEPT_BYTES_MAX: usize = 1 << 20;
@@ -139,7 +142,10 @@ impl Shard {
             reply::refuse_publish(&mut self.outbox, asked, number, reason);
             return Flow::Done;
         }
-        let group = &mut self.groups[0];
+        let Some(ordinal) = self.serving(asked, Some(number), ordinal_of(publish.queue)) else {
+            return Flow::Done;
+        };
+        let group = &mut self.groups[ordinal];
         match room(group, &mut self.log, now, command_bytes(publish), Reserve::ForSettles) {
             Room::Here => {}
             Room::Later => return Flow::Later,
@@ -179,7 +185,7 @@ impl Shard {
             bytes: publish.body.len() as u64,
             priority_max: 0,
         };
-        let mut reason = self.serving_refusal();
+        let mut reason = None;
         let message_bytes_max = u64::from(self.options.message_bytes_max());
         for message in publish.heads {
             let message = message.to_native();
@@ -194,24 +200,34 @@ impl Shard {
         (head, reason)
     }
 
-    /// Why nothing can be changed here now.
-    fn serving_refusal(&self) -> Option<Reason> {
+    /// The group of this ordinal, if it can be asked here and now. Otherwise the asker has been told why not: that there
+    /// is none, that another node leads it, or that it is not ready.
+    fn serving(&mut self, asked: Asked, number: Option<PublishNumber>, ordinal: usize) -> Option<usize> {
+        let mut refuse = |reason| match number {
+            Some(number) => reply::refuse_publish(&mut self.outbox, asked, number, reason),
+            None => reply::refuse(&mut self.outbox, asked, reason),
+        };
+        let Some(group) = self.groups.get(ordinal) else {
+            refuse(reply::in_words(Refusal::NoSuchQueue));
+            return None;
+        };
         if self.is_stopping {
-            return Some((Code::ShuttingDown, "this node is shutting down"));
-        }
-        if !self.groups[0].is_serving() {
-            return Some(NOT_READY);
+            refuse(SHUTTING_DOWN);
+        } else if !group.is_leader() && !group.is_alone() {
+            let leader = group.leader_address();
+            reply::redirect(&mut self.outbox, asked, number, leader.as_ref());
+        } else if !group.is_serving() {
+            refuse(NOT_READY);
+        } else {
+            return Some(ordinal);
         }
         None
     }
 
     /// Refuses, asks to wait, or finds room for one small command; `Ok` means go on.
-    fn admit_small(&mut self, now: Time, asked: Asked, bytes: usize) -> Result<(), Flow> {
-        if let Some(reason) = self.serving_refusal() {
-            reply::refuse(&mut self.outbox, asked, reason);
-            return Err(Flow::Done);
-        }
-        match room(&mut self.groups[0], &mut self.log, now, bytes, Reserve::None) {
+    fn admit_small(&mut self, now: Time, asked: Asked, ordinal: usize, bytes: usize) -> Result<(), Flow> {
+        let Some(ordinal) = self.serving(asked, None, ordinal) else { return Err(Flow::Done) };
+        match room(&mut self.groups[ordinal], &mut self.log, now, bytes, Reserve::None) {
             Room::Here => Ok(()),
             Room::Later => Err(Flow::Later),
             Room::DiskFull => {
@@ -261,14 +277,15 @@ impl Shard {
         // A run may fall apart into as many as it has messages, of which nobody holds more than its credit.
         let counted: u64 = settle.items.iter().map(|run| u64::from(run.count.to_native())).sum();
         let bytes = counted.min(u64::from(CREDIT_MAX)) as usize * RUN_BYTES + SMALL_COMMAND_BYTES;
-        if let Err(flow) = self.admit_small(now, asked, bytes) {
+        let consumer = ConsumerId(settle.consumer);
+        let ordinal = consumer.ordinal();
+        if let Err(flow) = self.admit_small(now, asked, ordinal, bytes) {
             return flow;
         }
-        let consumer = ConsumerId(settle.consumer);
         self.runs.clear();
         self.runs.extend(settle.runs().map(settle_run));
         self.settlements.clear();
-        let group = &mut self.groups[0];
+        let group = &mut self.groups[ordinal];
         let begun = group.engine.begin_settle(asked.connection, consumer, &self.runs, &mut self.settlements);
         match begun {
             Err(refusal) => reply::refuse(&mut self.outbox, asked, reply::in_words(refusal)),
@@ -285,11 +302,10 @@ impl Shard {
     }
 
     fn on_subscribe(&mut self, asked: Asked, subscribe: Subscribe) -> Flow {
-        if let Some(reason) = self.serving_refusal() {
-            reply::refuse(&mut self.outbox, asked, reason);
+        let Some(ordinal) = self.serving(asked, None, ordinal_of(subscribe.queue)) else {
             return Flow::Done;
-        }
-        let engine = &mut self.groups[0].engine;
+        };
+        let engine = &mut self.groups[ordinal].engine;
         match engine.subscribe(asked.connection, QueueId(subscribe.queue), subscribe.credit) {
             Ok(consumer) => {
                 self.outbox.send(asked.connection, asked.request, &Subscribed { consumer: consumer.0 });
@@ -300,7 +316,10 @@ impl Shard {
     }
 
     fn on_unsubscribe(&mut self, asked: Asked, consumer: u32) -> Flow {
-        let group = &mut self.groups[0];
+        let Some(ordinal) = self.serving(asked, None, ConsumerId(consumer).ordinal()) else {
+            return Flow::Done;
+        };
+        let group = &mut self.groups[ordinal];
         match group.engine.unsubscribe(asked.connection, ConsumerId(consumer)) {
             Ok(()) => {
                 let done = Done { index: group.applied().0, count: 0 };
@@ -312,14 +331,12 @@ impl Shard {
     }
 
     fn on_create_queue(&mut self, now: Time, asked: Asked, create: &CreateQueue<'_>) -> Flow {
-        if !self.is_here(asked, create.name) {
-            return Flow::Done;
-        }
-        if let Err(flow) = self.admit_small(now, asked, SMALL_COMMAND_BYTES) {
+        let Some(ordinal) = self.home(asked, create.name) else { return Flow::Done };
+        if let Err(flow) = self.admit_small(now, asked, ordinal, SMALL_COMMAND_BYTES) {
             return flow;
         }
         let settings = settings_from_wire(&create.settings);
-        let group = &mut self.groups[0];
+        let group = &mut self.groups[ordinal];
         match group.engine.begin_create(create.name, &settings) {
             Ok(()) => {
                 group.open_batch(now).create_queue(create.name, &settings);
@@ -331,13 +348,11 @@ impl Shard {
     }
 
     fn on_change_queue(&mut self, now: Time, asked: Asked, name: &str, change: Change) -> Flow {
-        if !self.is_here(asked, name) {
-            return Flow::Done;
-        }
-        if let Err(flow) = self.admit_small(now, asked, KEPT_BYTES_MAX) {
+        let Some(ordinal) = self.home(asked, name) else { return Flow::Done };
+        if let Err(flow) = self.admit_small(now, asked, ordinal, KEPT_BYTES_MAX) {
             return flow;
         }
-        let group = &mut self.groups[0];
+        let group = &mut self.groups[ordinal];
         let begun = group.engine.find(name).ok_or(Refusal::NoSuchQueue).and_then(|queue| match change {
             Change::Delete => group.engine.begin_delete(queue).map(|()| queue),
             Change::Purge => group.engine.begin_purge(queue, &mut self.kept).map(|()| queue),
@@ -350,15 +365,16 @@ impl Shard {
                 return Flow::Done;
             }
         }
-        self.groups[0].open.owe_answer(asked);
+        self.groups[ordinal].open.owe_answer(asked);
         Flow::Done
     }
 
     fn on_open_session(&mut self, now: Time, asked: Asked, open: &OpenSession<'_>) -> Flow {
-        if let Err(flow) = self.admit_small(now, asked, SMALL_COMMAND_BYTES) {
+        let ordinal = ordinal_of(open.queue);
+        if let Err(flow) = self.admit_small(now, asked, ordinal, SMALL_COMMAND_BYTES) {
             return flow;
         }
-        let group = &mut self.groups[0];
+        let group = &mut self.groups[ordinal];
         match group.engine.begin_open_session(open.producer) {
             Ok(()) => {
                 group.open_batch(now).open_session(open.producer);
@@ -370,62 +386,78 @@ impl Shard {
     }
 
     fn on_open_queue(&mut self, asked: Asked, open: &OpenQueue<'_>) -> Flow {
-        if !self.is_here(asked, open.name) || !self.may_tell(asked) {
-            return Flow::Done;
-        }
-        let engine = &self.groups[0].engine;
-        match engine.find(open.name).and_then(|queue| engine.info(queue)) {
-            Some(info) => {
-                let settings = settings_to_wire(info.settings);
-                let opened = QueueOpened { queue: info.queue.0, settings };
-                self.outbox.send(asked.connection, asked.request, &opened);
-            }
-            None => reply::refuse(&mut self.outbox, asked, reply::in_words(Refusal::NoSuchQueue)),
+        if let Some(ordinal) = self.home(asked, open.name) {
+            self.ask(asked, ordinal, Read::Open { name: open.name.to_owned() });
         }
         Flow::Done
     }
 
     fn on_show_queue(&mut self, asked: Asked, name: &str) -> Flow {
-        if !self.is_here(asked, name) || !self.may_tell(asked) {
-            return Flow::Done;
-        }
-        match self.groups[0].engine.find(name).and_then(|queue| self.info(queue, Detail::Levels)) {
-            Some(info) => self.outbox.send(asked.connection, asked.request, &QueueShown { info }),
-            None => reply::refuse(&mut self.outbox, asked, reply::in_words(Refusal::NoSuchQueue)),
+        if let Some(ordinal) = self.home(asked, name) {
+            self.ask(asked, ordinal, Read::Show { name: name.to_owned() });
         }
         Flow::Done
     }
 
     fn on_list_queues(&mut self, asked: Asked, list: &ListQueues<'_>) -> Flow {
-        if !self.may_tell(asked) {
-            return Flow::Done;
-        }
         let limit = list.limit.clamp(1, protocol::QUEUES_PER_LIST_MAX) as usize;
-        let behind = self.groups[0].engine.queues_after(list.after);
-        let mut ids: Vec<QueueId> = behind.take(limit + 1).map(|(_, queue)| queue).collect();
-        let more = limit < ids.len();
-        ids.truncate(limit);
-        let queues = ids.into_iter().filter_map(|queue| self.info(queue, Detail::Totals)).collect();
-        self.outbox.send(asked.connection, asked.request, &QueueList { queues, more });
+        self.ask(asked, list.group as usize, Read::List { after: list.after.to_owned(), limit });
         Flow::Done
     }
 
-    /// False once the client was asked to wait: after a start, what was acknowledged last may not be applied yet, and
-    /// an answer from before it would deny what another client was told.
-    fn may_tell(&mut self, asked: Asked) -> bool {
-        let is_serving = self.groups[0].is_serving();
-        if !is_serving {
-            reply::refuse(&mut self.outbox, asked, NOT_READY);
+    /// A question about the state. Before it is certain that what is applied here is all that was acknowledged anywhere,
+    /// an answer could deny what another client was told.
+    fn ask(&mut self, asked: Asked, ordinal: usize, read: Read) {
+        let Some(ordinal) = self.serving(asked, None, ordinal) else { return };
+        if self.groups[ordinal].is_alone() {
+            self.answer(asked, ordinal, &read);
+        } else if !self.groups[ordinal].reads.push(asked, read) {
+            reply::refuse(&mut self.outbox, asked, reply::in_words(Refusal::Busy));
         }
-        is_serving
     }
 
-    /// False once the client was sent to the shard that owns the queue.
-    fn is_here(&mut self, asked: Asked, name: &str) -> bool {
+    /// Answers what has waited long enough.
+    pub(crate) fn answer_reads(&mut self) {
+        for ordinal in 0..self.groups.len() {
+            let applied = self.groups[ordinal].applied();
+            while let Some((asked, read)) = self.groups[ordinal].reads.pop_ready(applied) {
+                self.answer(asked, ordinal, &read);
+            }
+        }
+    }
+
+    fn answer(&mut self, asked: Asked, ordinal: usize, read: &Read) {
+        let engine = &self.groups[ordinal].engine;
+        match read {
+            Read::Open { name } => match engine.find(name).and_then(|queue| engine.info(queue)) {
+                Some(info) => {
+                    let settings = settings_to_wire(info.settings);
+                    let opened = QueueOpened { queue: info.queue.0, settings };
+                    self.outbox.send(asked.connection, asked.request, &opened);
+                }
+                None => reply::refuse(&mut self.outbox, asked, reply::in_words(Refusal::NoSuchQueue)),
+            },
+            Read::Show { name } => match engine.find(name).and_then(|queue| self.info(queue, Detail::Levels)) {
+                Some(info) => self.outbox.send(asked.connection, asked.request, &QueueShown { info }),
+                None => reply::refuse(&mut self.outbox, asked, reply::in_words(Refusal::NoSuchQueue)),
+            },
+            Read::List { after, limit } => {
+                let behind = engine.queues_after(after);
+                let mut ids: Vec<QueueId> = behind.take(limit + 1).map(|(_, queue)| queue).collect();
+                let more = *limit < ids.len();
+                ids.truncate(*limit);
+                let queues = ids.into_iter().filter_map(|queue| self.info(queue, Detail::Totals)).collect();
+                self.outbox.send(asked.connection, asked.request, &QueueList { queues, more });
+            }
+        }
+    }
+
+    /// The ordinal of the group that has queues of this name. `None` once the client was sent to the shard that owns them.
+    fn home(&mut self, asked: Asked, name: &str) -> Option<usize> {
         let shards = self.options.addresses.len() as u32;
         let owner = route::shard_of(name, shards);
         if owner == self.options.identity.shard {
-            return true;
+            return Some(route::group_of(name, shards, self.groups.len() as u32) as usize);
         }
         let address = &self.options.addresses[owner as usize];
         let refused = Refused {
@@ -436,7 +468,7 @@ impl Shard {
             ..Refused::default()
         };
         self.outbox.send(asked.connection, asked.request, &refused);
-        false
+        None
     }
 }
 
@@ -449,7 +481,7 @@ enum Detail {
 
 impl Shard {
     fn info(&self, queue: QueueId, detail: Detail) -> Option<protocol::QueueInfo> {
-        let group = &self.groups[0];
+        let group = self.groups.get(ordinal_of(queue.0))?;
         let info = group.engine.info(queue)?;
         let level = |level: LevelInfo| protocol::LevelInfo {
             priority: level.priority,

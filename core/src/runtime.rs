@@ -1,8 +1,9 @@
 //! What carries a shard's outputs to the kernel and its inputs back: one glommio executor per shard.
 //!
 //! One pinned thread per shard; everything here lives on it, but for `launch`. The shard itself knows nothing
-//! of this file. Tasks of a shard: one that accepts, one per connection that reads, one that runs the turns,
-//! one for deadlines, one for commands of other threads, and short ones for each write, read and leftover send.
+//! of this file. Tasks of a shard: one that accepts, one per connection that reads, one that runs the turns, one for
+//! deadlines, one for commands of other threads, one that finds peers' addresses, and short ones for each write, read,
+//! dial and leftover send.
 //!
 //! How a publish passes: a reader's bytes go into `step(Received)`, which wakes the turn task; other readers
 //! that are ready run first, since the run queue is first in, first out; then one `step(Turn)` proposes all of
@@ -16,6 +17,7 @@
 //!   task waits on a foreign channel;
 //! - every task is cancelled and awaited before the executor ends, or its descriptors would leak.
 
+mod dial;
 mod link;
 mod signal;
 
@@ -28,13 +30,14 @@ use crate::time::Time;
 use futures_lite::FutureExt;
 use glommio::timer::Timer;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, Task};
+use dial::Dials;
 use link::{Link, Seats};
-use ringmain_net::socket::{Acceptor, Listener};
+use ringmain_net::socket::{Acceptor, Connection, Listener};
 use ringmain_wal::disk::{Disk, Prepared};
 use ringmain_wal::{PrepareSegment, Superblock};
 use signal::Signal;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -46,6 +49,8 @@ const SPIN_BEFORE_PARK: Duration = Duration::from_micros(50);
 const SPIN_TICK: Duration = Duration::from_micros(20);
 /// A shard that cannot get a segment for lack of space asks again after this long.
 const RETRY_SEGMENTS_AFTER: Duration = Duration::from_secs(1);
+/// Different things said, after which what was said is forgotten.
+const NOTICES_MAX: usize = 64;
 
 /// Connections that are being told that there is no room for them. Whoever comes then waits in the kernel.
 pub(crate) const REFUSALS_MAX: usize = 16;
@@ -135,13 +140,16 @@ pub(crate) struct Host {
 
     segments: RefCell<VecDeque<PrepareSegment>>,
     segments_due: Signal,
+    dials: Dials,
+    /// What was said already, so that it is not said again and again.
+    noticed: RefCell<BTreeSet<String>>,
     /// The shard has something to do.
     turn: Signal,
     /// The last turn had more to do than its share.
     is_unfinished: Cell<bool>,
     /// The next deadline may have moved.
     deadline: Signal,
-    /// Raised once: the shard leads its groups.
+    /// Raised once: the shard may be asked.
     serving: Signal,
     is_serving: Cell<bool>,
     /// The shard is over, for the reason in `outcome`.
@@ -166,6 +174,7 @@ async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Fail
         spawn(deadlines(host.clone())),
         spawn(obey(host.clone(), inbox)),
         spawn(prepare_segments(host.clone())),
+        spawn(dial::dial(host.clone())),
     ];
     if is_spinning {
         tasks.push(spawn(spin(host.clone())));
@@ -244,6 +253,8 @@ async fn open(
         receive_bytes: Cell::new(0),
         segments: RefCell::default(),
         segments_due: Signal::default(),
+        dials: Dials::default(),
+        noticed: RefCell::default(),
         turn: Signal::default(),
         is_unfinished: Cell::new(false),
         deadline: Signal::default(),
@@ -265,11 +276,9 @@ async fn accept(host: Rc<Host>, acceptor: Acceptor) {
         }
         match acceptor.accept().await {
             Ok(connection) => {
-                let id = ConnectionId(host.connection_next.get());
-                host.connection_next.set(id.0 + 1);
+                let id = host.next_connection();
                 host.step(Input::Opened { connection: id });
-                let link = Link::start(&host, id, connection);
-                host.links.borrow_mut().insert(id, link);
+                host.link(id, connection);
             }
             // Out of descriptors, say: those who wait are served when some connection ends.
             Err(error) => {
@@ -421,6 +430,12 @@ impl Host {
             self.segments.borrow_mut().extend(output.segments.drain(..));
             self.segments_due.raise();
         }
+        if !output.dials.is_empty() {
+            self.dials.push(output.dials.drain(..));
+        }
+        for notice in output.notices.drain(..) {
+            self.say(notice);
+        }
         if let Some(superblock) = output.superblock.take() {
             self.device(self.clone().write_superblock(superblock));
         }
@@ -440,6 +455,30 @@ impl Host {
         let link = self.links.borrow().get(&id).cloned();
         if let Some(link) = link {
             use_it(&link);
+        }
+    }
+
+    fn next_connection(&self) -> ConnectionId {
+        let id = ConnectionId(self.connection_next.get());
+        self.connection_next.set(id.0 + 1);
+        id
+    }
+
+    /// Begins to read from a connection that the shard knows, or is about to.
+    fn link(self: &Rc<Self>, id: ConnectionId, connection: Connection) {
+        let link = Link::start(self, id, connection);
+        self.links.borrow_mut().insert(id, link);
+    }
+
+    /// Says it once.
+    fn say(&self, notice: String) {
+        let mut noticed = self.noticed.borrow_mut();
+        if noticed.len() == NOTICES_MAX {
+            noticed.clear();
+        }
+        if !noticed.contains(&notice) {
+            eprintln!("{notice}");
+            noticed.insert(notice);
         }
     }
 
@@ -510,6 +549,11 @@ pub(crate) type TaskHandle = Task<()>;
 /// A task on this shard's thread.
 pub(crate) fn spawn(work: impl Future<Output = ()> + 'static) -> TaskHandle {
     glommio::spawn_local(work)
+}
+
+/// Does what would keep the shard's thread waiting. Only for tasks that live as long as the shard.
+pub(crate) async fn on_helper_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    glommio::executor().spawn_blocking(work).await
 }
 
 pub(crate) async fn sleep(duration: Duration) {

@@ -17,13 +17,17 @@ use crate::dispatch::{Dispatched, Dispatcher, Source};
 use crate::engine::SettleRun;
 use crate::failure::Failure;
 use crate::group::{Group, Turn};
+use crate::member::{Member, replica_id};
 use crate::outbox::Outbox;
+use crate::peering::Stall;
+use crate::peers::{Dial, Peers};
 use crate::readback::{ReadWindow, Readback, Reader};
 use crate::relocation::{Pass, Relocation};
 use crate::request::Flow;
 use crate::time::Time;
 use bytes::Bytes;
 use ringmain_net::frame;
+use ringmain_net::peer::PEER_FRAME_BYTES_MAX;
 use ringmain_net::protocol::Code;
 use ringmain_wal::{
     GroupId, Identity, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, WriteAt, WriteId,
@@ -39,6 +43,8 @@ pub struct ShardOptions {
     pub groups: Vec<GroupId>,
     /// Where each shard of this node listens, by shard index.
     pub addresses: Vec<Address>,
+    /// Who the cluster was formed of; a node that came later finds others in its log.
+    pub founders: Vec<Member>,
     /// Makes elections differ between replicas and repeat between runs.
     pub seed: u64,
 }
@@ -51,11 +57,23 @@ pub struct Address {
 
 impl ShardOptions {
     pub(crate) fn replica(&self) -> u64 {
-        u64::from(self.identity.node)
+        replica_id(self.identity.node, self.identity.incarnation)
     }
 
+    /// Who votes in a group that nothing is written of yet.
     pub(crate) fn voters(&self) -> Vec<u64> {
-        vec![self.replica()]
+        self.founders.iter().map(Member::replica).collect()
+    }
+
+    /// The ordinal of a group among those of this shard.
+    pub(crate) fn ordinal(&self, group: GroupId) -> Option<usize> {
+        self.groups.iter().position(|other| *other == group)
+    }
+
+    /// Who leads a group when all are well: the founders in turn, so that each core of each node leads about as many.
+    pub(crate) fn preferred(&self, group: GroupId) -> u64 {
+        let nth = self.ordinal(group).unwrap_or(0) + self.identity.shard as usize;
+        self.founders.get(nth % self.founders.len().max(1)).map_or(0, Member::replica)
     }
 
     pub(crate) fn message_bytes_max(&self) -> u32 {
@@ -65,9 +83,14 @@ impl ShardOptions {
 }
 
 pub enum Input<'a> {
-    /// A client connected.
+    /// Somebody connected.
     Opened {
         connection: ConnectionId,
+    },
+    /// A dial of [`Output::dials`] has come to its end; `None`: the peer cannot be reached.
+    Dialled {
+        node: u32,
+        connection: Option<ConnectionId>,
     },
     /// All bytes received and not yet consumed; [`Output::consumed`] says how many are done with.
     Received {
@@ -124,6 +147,10 @@ pub struct Output {
     pub reads: Vec<ReadWindow>,
     pub segments: Vec<PrepareSegment>,
     pub superblock: Option<Superblock>,
+    /// Peers to connect to.
+    pub dials: Vec<Dial>,
+    /// What somebody who looks after the node should know.
+    pub notices: Vec<String>,
     /// The process must end: something promised cannot be kept.
     pub failure: Option<Failure>,
     /// The turn's share is done and there is more to do: another turn should follow.
@@ -138,13 +165,16 @@ impl Output {
         self.closes.clear();
         self.reads.clear();
         self.segments.clear();
+        self.dials.clear();
+        self.notices.clear();
         let (sends, resumes, closes) = (
             std::mem::take(&mut self.sends),
             std::mem::take(&mut self.resumes),
             std::mem::take(&mut self.closes),
         );
         let (reads, segments) = (std::mem::take(&mut self.reads), std::mem::take(&mut self.segments));
-        *self = Self { sends, resumes, closes, reads, segments, ..Self::default() };
+        let dials = std::mem::take(&mut self.dials);
+        *self = Self { sends, resumes, closes, reads, segments, dials, ..Self::default() };
     }
 }
 
@@ -154,14 +184,19 @@ pub struct Shard {
     pub(crate) log: Log,
     pub(crate) groups: Vec<Group>,
     pub(crate) outbox: Outbox,
+    pub(crate) peers: Peers,
+    /// When the groups are told again that time has passed.
+    pub(crate) tick_at: Time,
+    pub(crate) stall: Stall,
     dispatcher: Dispatcher,
     readback: Readback,
     checkpointer: Checkpointer,
-    relocation: Relocation,
+    /// One for each group.
+    relocations: Vec<Relocation>,
     /// Connections whose next frame found no room.
     paused: Vec<ConnectionId>,
     /// Something in flight came to its end since they were last offered again.
-    has_new_room: bool,
+    pub(crate) has_new_room: bool,
     /// When the log was last appended to; a while after, the last record is vouched for.
     appended_at: Option<Time>,
     superblock_counter: u64,
@@ -184,6 +219,8 @@ impl Shard {
         for extent in start.groups.iter().flat_map(|group| group.engine.extents()) {
             log.hold(extent.position, extent.bytes);
         }
+        let mut peers = Peers::new(options.identity.node, options.identity.shard);
+        options.founders.iter().for_each(|founder| peers.know(founder));
         let superblock = start.superblock;
         if let Some(superblock) = superblock {
             log.set_floor(superblock.checkpoint);
@@ -197,11 +234,14 @@ impl Shard {
             ),
             tail_seen: log.tail(),
             outbox: Outbox::new(&options.limits),
+            peers,
+            tick_at: Time(0),
+            stall: Stall::default(),
             options,
             log,
+            relocations: start.groups.iter().map(|_| Relocation::default()).collect(),
             groups: start.groups,
             dispatcher: Dispatcher::default(),
-            relocation: Relocation::default(),
             paused: Vec::new(),
             has_new_room: false,
             appended_at: None,
@@ -218,9 +258,10 @@ impl Shard {
     pub fn step(&mut self, now: Time, input: Input<'_>, output: &mut Output) {
         match input {
             Input::Opened { connection } => self.on_opened(now, connection),
+            Input::Dialled { node, connection } => self.on_dialled(now, node, connection),
             Input::Received { connection, bytes } => self.on_received(now, connection, bytes, output),
             Input::Sent { connection, bytes } => self.on_sent(connection, bytes, output),
-            Input::Closed { connection } => self.on_closed(connection),
+            Input::Closed { connection } => self.on_closed(now, connection),
             Input::Written { id } => self.on_written(now, id, output),
             Input::SegmentReady { number } => self.on_segment_ready(number),
             Input::SegmentRefused { number } => self.on_segment_refused(number),
@@ -246,16 +287,16 @@ impl Shard {
     pub fn take_outgoing(&mut self, connection: ConnectionId, bytes: &mut Vec<u8>) {
         assert!(bytes.is_empty());
         let Some(connection) = self.outbox.connections.get_mut(connection) else { return };
-        connection.dirty = false;
-        std::mem::swap(&mut connection.outgoing, bytes);
-        connection.handed += bytes.len();
+        connection.take(bytes);
     }
 
     /// When a [`Input::Turn`] is due even if nothing happens.
     pub fn next_deadline(&self) -> Option<Time> {
         let vouch = self.appended_at.map(|at| at.after_ns(VOUCH_AFTER_NS));
         let leases = self.groups.iter().filter_map(|group| group.engine.next_deadline()).min();
-        [self.outbox.connections.next_deadline(), vouch, leases].into_iter().flatten().min()
+        let tick = (!self.peers.is_empty()).then_some(self.tick_at);
+        let due = [self.outbox.connections.next_deadline(), self.peers.next_deadline(), vouch, leases, tick];
+        due.into_iter().flatten().min()
     }
 
     /// Segments that hold live messages and are not there.
@@ -265,9 +306,9 @@ impl Shard {
         lost
     }
 
-    /// Every group here has a leader, and this shard may be asked.
+    /// This shard may be asked: each of its groups knows its state, or is to be found elsewhere.
     pub fn is_serving(&self) -> bool {
-        self.groups.iter().all(Group::is_serving)
+        self.groups.iter().all(|group| group.is_serving() || !group.is_alone())
     }
 
     /// Every invariant that is too expensive to hold in each step.
@@ -275,6 +316,7 @@ impl Shard {
         self.log.check();
         self.outbox.connections.check();
         self.readback.check();
+        self.peers.check(&self.outbox.connections);
         for group in &self.groups {
             group.check();
         }
@@ -301,6 +343,7 @@ impl Shard {
             let frame_bytes_max = match connection.stage {
                 Stage::AwaitingHello => frame::HELLO_BYTES_MAX,
                 Stage::Open => self.options.limits.frame_bytes_max(),
+                Stage::Peer => PEER_FRAME_BYTES_MAX,
                 Stage::Closing => {
                     output.consumed = bytes.len();
                     return;
@@ -321,6 +364,12 @@ impl Shard {
                 Ok(Some(frame)) => {
                     let is_choked = connection.is_choked();
                     connection.choked |= is_choked;
+                    if connection.stage == Stage::Peer {
+                        self.outbox.connections.disarm(id);
+                        output.consumed += frame.bytes;
+                        self.on_peer_frame(now, id, &frame, output);
+                        continue;
+                    }
                     if connection.stage == Stage::Open {
                         self.outbox.connections.disarm(id);
                     }
@@ -347,6 +396,9 @@ impl Shard {
         let Some(connection) = self.outbox.connections.get_mut(id) else { return };
         assert!(bytes <= connection.handed);
         connection.handed -= bytes;
+        if connection.stage == Stage::Peer && connection.has_outgoing() {
+            output.sends.push(id);
+        }
         if connection.choked && connection.unsent() < OUTGOING_BYTES_MAX / 2 {
             connection.choked = false;
             for group in &mut self.groups {
@@ -360,7 +412,10 @@ impl Shard {
         }
     }
 
-    fn on_closed(&mut self, id: ConnectionId) {
+    fn on_closed(&mut self, now: Time, id: ConnectionId) {
+        if let Some(node) = self.peers.closed(id, now) {
+            self.lost_peer(node);
+        }
         if self.outbox.connections.remove(id).is_none() {
             return;
         }
@@ -390,9 +445,15 @@ impl Shard {
         self.has_new_room = true;
     }
 
-    fn drive(&mut self, now: Time, output: &mut Output) {
+    pub(crate) fn drive(&mut self, now: Time, output: &mut Output) {
         for group in &mut self.groups {
-            let mut turn = Turn { now, log: &mut self.log, outbox: &mut self.outbox };
+            let mut turn = Turn {
+                now,
+                log: &mut self.log,
+                outbox: &mut self.outbox,
+                peers: &mut self.peers,
+                cluster: self.options.identity.cluster,
+            };
             if let Err(error) = group.drive(&mut turn) {
                 output.failure.get_or_insert(error);
             }
@@ -405,7 +466,7 @@ impl Shard {
         self.readback.on_read(position, &mut self.wake);
         for reader in self.wake.drain(..) {
             match reader {
-                Reader::Relocation => self.relocation.on_read(),
+                Reader::Relocation(ordinal) => self.relocations[ordinal].on_read(),
                 Reader::Queue(queue) => {
                     self.groups.iter_mut().for_each(|group| group.engine.unpark(QueueId(queue)));
                 }
@@ -417,12 +478,16 @@ impl Shard {
         while let Some(id) = self.outbox.connections.pop_overdue(now) {
             self.outbox.close(id, Code::Malformed, "a frame was begun and not finished in time");
         }
+        self.tend_peers(now, output);
         for group in &mut self.groups {
             group.expire_leases(now, &self.log);
             group.expire_sessions(now, &self.log);
+            group.begin_reads();
             group.seal(now, &mut self.log);
         }
         self.drive(now, output);
+        self.follow_books();
+        self.answer_reads();
         let reads_before = output.reads.len();
         self.maintain(output);
         self.dispatch(now, output);
@@ -467,7 +532,7 @@ impl Shard {
         while let Some(segment) = self.log.poll_segment() {
             output.segments.push(segment);
         }
-        if self.relocation.is_idle() && self.checkpointer.is_due(&self.log) {
+        if self.relocations.iter().all(Relocation::is_idle) && self.checkpointer.is_due(&self.log) {
             self.checkpointer.begin(&self.groups, &self.log);
         }
         if let Some(replay_from) = self.checkpointer.advance(&mut self.log) {
@@ -476,19 +541,20 @@ impl Shard {
         if !self.checkpointer.is_idle() {
             return;
         }
-        for group in &mut self.groups {
+        for (ordinal, (group, relocation)) in self.groups.iter_mut().zip(&mut self.relocations).enumerate() {
             let hard_state = group.hard_state();
-            if self.relocation.is_idle() {
-                self.relocation.begin(&self.log);
+            if relocation.is_idle() {
+                relocation.begin(&self.log);
             }
             let pass = Pass {
                 engine: &mut group.engine,
                 log: &mut self.log,
                 readback: &mut self.readback,
+                reader: Reader::Relocation(ordinal),
                 group: group.id,
                 hard_state,
             };
-            match self.relocation.advance(pass) {
+            match relocation.advance(pass) {
                 Ok(read) => output.reads.extend(read),
                 Err(failure) => _ = output.failure.get_or_insert(failure),
             }

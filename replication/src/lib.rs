@@ -35,6 +35,7 @@ mod error;
 mod log;
 mod membership;
 mod message;
+mod plain;
 mod replica;
 mod restored;
 
@@ -42,6 +43,7 @@ pub use effects::{Effects, Role, RoleChange, Write};
 pub use entry::{Entry, EntryKind};
 pub use error::{Error, Refusal};
 pub use message::{Message, MessageError};
+pub use plain::{Kind, Plain, PlainSnapshot};
 pub use replica::{
     ELECTION_TICKS, ENTRY_BYTES_OVERHEAD, HEARTBEAT_TICKS, LOG_BYTES_MAX, Options, Replica,
     UNCOMMITTED_BYTES_MAX,

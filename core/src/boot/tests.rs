@@ -63,7 +63,7 @@ impl Records {
 
     /// A checkpoint of one part.
     fn checkpoint(&mut self, number: u64, applied: u64) -> Result<(), Failure> {
-        let mut engine = Engine::new(EngineOptions { group: GROUP, messages_max: 1 });
+        let mut engine = Engine::new(EngineOptions { group: GROUP, ordinal: 0, messages_max: 1 });
         let at = Applied { index: Index(applied), term: Term(1), position: Position(0), data: &[] };
         engine.apply(at, &mut EngineEffects::default()).unwrap();
         let mut payload = Vec::new();

@@ -48,7 +48,7 @@ pub(crate) struct Restored {
 
 impl Restore {
     pub fn new(options: EngineOptions) -> Self {
-        let (sessions, queues) = Engine::registries();
+        let (sessions, queues) = Engine::registries(options.ordinal);
         Self {
             options,
             ordinal: 0,

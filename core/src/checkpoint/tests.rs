@@ -6,7 +6,7 @@ use crate::engine::{ConnectionId, Engine, EngineOptions};
 use crate::error::Error;
 use crate::queue::Settings;
 
-const OPTIONS: EngineOptions = EngineOptions { group: GroupId(1), messages_max: 1 << 40 };
+const OPTIONS: EngineOptions = EngineOptions { group: GroupId(1), ordinal: 0, messages_max: 1 << 40 };
 
 /// Queues of many kinds, named and gapped sessions, messages with and without deliveries, holes everywhere.
 fn busy_world() -> World {

@@ -49,7 +49,7 @@ impl Engine {
     /// This replica leads, and has applied everything from before its term. Everything unsettled is ready.
     pub fn lead(&mut self, now: Time) {
         assert!(self.leader.is_none());
-        self.leader = Some(Box::new(Leader::new(&self.queues, now)));
+        self.leader = Some(Box::new(Leader::new(&self.queues, self.options.ordinal, now)));
     }
 
     /// This replica leads no longer: leases, consumers and what was on its way are forgotten. Says which consumers ended.

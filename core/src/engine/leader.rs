@@ -58,12 +58,12 @@ pub(crate) struct Producer {
 }
 
 impl Leader {
-    pub(crate) fn new(queues: &Registry<Queue>, now: Time) -> Self {
+    pub(crate) fn new(queues: &Registry<Queue>, ordinal: u32, now: Time) -> Self {
         let mut leader = Self {
             desks: Vec::new(),
             producers: Vec::new(),
             leases: Leases::new(),
-            consumers: Consumers::default(),
+            consumers: Consumers::new(ordinal),
             connections: BTreeMap::new(),
             round: VecDeque::new(),
             timers: BinaryHeap::new(),

@@ -1,19 +1,30 @@
 //! Things that are named by numbers which are never used again and found without searching.
 //!
-//! An id is `serial << slot bits | slot`: the slot finds the thing, the serial tells it from those that were there
-//! before. A new thing takes the lowest free slot, so equal registries stay equal whatever their past. Blocks of 64
+//! An id is `ordinal << 52 | serial << slot bits | slot`: the ordinal names the group among those of its shard, the slot
+//! finds the thing, the serial tells it from those that were there before. A new thing takes the lowest free slot, so equal registries stay equal whatever their past. Blocks of 64
 //! are shared with checkpoint images and copied when next written to: an image of 131,072 queues is 2,048 pointers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const BLOCK_SLOTS: usize = 64;
+/// Above it stands the ordinal of the group.
+const ORDINAL_SHIFT: u32 = 52;
+/// Groups of one shard: a consumer's number has four bits for them.
+pub const GROUPS_PER_SHARD_MAX: u32 = 16;
+
+/// The group, among those of its shard, that gave this id.
+pub(crate) fn ordinal_of(id: u64) -> usize {
+    (id >> ORDINAL_SHIFT) as usize
+}
 
 type Block<T> = [Option<(u64, Arc<T>)>; BLOCK_SLOTS];
 
 #[derive(Debug)]
 pub(crate) struct Registry<T> {
     slot_bits: u32,
+    /// Of the group among those of its shard.
+    ordinal: u32,
     blocks: Image<T>,
     /// Free slots below `slots`.
     free: BTreeSet<u32>,
@@ -54,8 +65,9 @@ impl<T> Image<T> {
 }
 
 impl<T: Clone> Registry<T> {
-    pub(crate) fn new(slot_bits: u32) -> Self {
-        Self { slot_bits, blocks: Image(Vec::new()), free: BTreeSet::new(), slots: 0, serial: 0 }
+    pub(crate) fn new(slot_bits: u32, ordinal: u32) -> Self {
+        assert!(ordinal < GROUPS_PER_SHARD_MAX);
+        Self { slot_bits, ordinal, blocks: Image(Vec::new()), free: BTreeSet::new(), slots: 0, serial: 0 }
     }
 
     pub(crate) fn count(&self) -> u32 {
@@ -91,10 +103,10 @@ impl<T: Clone> Registry<T> {
     pub(crate) fn insert(&mut self, make: impl FnOnce(u64) -> T) -> u64 {
         assert!(!self.is_full());
         self.serial += 1;
-        assert!(self.serial < 1 << (52 - self.slot_bits), "ids keep their top 12 bits for others");
+        assert!(self.serial < 1 << (ORDINAL_SHIFT - self.slot_bits), "the top 12 bits are the group's");
         let slot = self.free.pop_first().unwrap_or(self.slots);
         self.slots = self.slots.max(slot + 1);
-        let id = self.serial << self.slot_bits | u64::from(slot);
+        let id = u64::from(self.ordinal) << ORDINAL_SHIFT | self.serial << self.slot_bits | u64::from(slot);
         self.put(slot as usize, id, make(id));
         id
     }
@@ -112,8 +124,9 @@ impl<T: Clone> Registry<T> {
     #[must_use]
     pub(crate) fn restore(&mut self, id: u64, value: T) -> bool {
         let slot = self.slot(id) as u32;
-        let serial = id >> self.slot_bits;
-        if slot < self.slots || serial == 0 || serial > self.serial {
+        let serial = (id & ((1 << ORDINAL_SHIFT) - 1)) >> self.slot_bits;
+        let is_ours = id >> ORDINAL_SHIFT == u64::from(self.ordinal);
+        if !is_ours || slot < self.slots || serial == 0 || serial > self.serial {
             return false;
         }
         self.free.extend(self.slots..slot);
@@ -126,7 +139,7 @@ impl<T: Clone> Registry<T> {
     #[must_use]
     pub(crate) fn restore_serial(&mut self, serial: u64) -> bool {
         self.serial = serial;
-        serial < 1 << (52 - self.slot_bits)
+        serial < 1 << (ORDINAL_SHIFT - self.slot_bits)
     }
 
     pub(crate) fn image(&self) -> Image<T> {
@@ -159,7 +172,7 @@ mod tests {
 
     #[test]
     fn ids_are_never_given_twice_and_slots_are() {
-        let mut registry = Registry::new(4);
+        let mut registry = Registry::new(4, 0);
         let first = registry.insert(|_| "first");
         let second = registry.insert(|_| "second");
         assert_eq!(registry.remove(first).as_deref(), Some(&"first"));
@@ -174,12 +187,12 @@ mod tests {
 
     #[test]
     fn a_restored_registry_gives_the_same_ids() {
-        let mut registry = Registry::new(10);
+        let mut registry = Registry::new(10, 3);
         let ids: Vec<u64> = (0..200).map(|value| registry.insert(|_| value)).collect();
         for id in ids.iter().filter(|id| *id % 3 != 0 || **id & 1023 > 150) {
             registry.remove(*id);
         }
-        let mut restored = Registry::new(10);
+        let mut restored = Registry::new(10, 3);
         assert!(restored.restore_serial(registry.serial()));
         for value in registry.iter() {
             assert!(restored.restore(ids[*value], *value));
@@ -192,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_image_does_not_see_what_comes_later() {
-        let mut registry = Registry::new(10);
+        let mut registry = Registry::new(10, 3);
         let id = registry.insert(|_| 1);
         let image = registry.image();
         *registry.find_mut(id).unwrap() = 2;

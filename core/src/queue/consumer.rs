@@ -2,18 +2,20 @@
 
 use crate::command::QueueId;
 use crate::engine::Refusal;
+use crate::engine::registry::GROUPS_PER_SHARD_MAX;
 use crate::queue::lease::List;
 
 /// A client's connection to the shard, as whoever drives the engine numbers it; never used again.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// Names a consumer. The low 18 bits are its slot, the others say how often the slot was used, so that a late settle of
-/// an ended consumer does not hit its successor.
+/// Names a consumer. The low 18 bits are its slot, the next 10 say how often the slot was used, so that a late settle of
+/// an ended consumer does not hit its successor; the top 4 are the ordinal of its group in the shard.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsumerId(pub u32);
 
 const SLOT_BITS: u32 = 18;
+const ORDINAL_SHIFT: u32 = 28;
 const CONSUMERS_MAX: usize = 1 << SLOT_BITS;
 pub const CREDIT_MAX: u32 = 65_536;
 pub const CONSUMERS_PER_QUEUE_MAX: usize = 4_096;
@@ -21,6 +23,17 @@ pub const CONSUMERS_PER_QUEUE_MAX: usize = 4_096;
 impl ConsumerId {
     pub(crate) fn slot(self) -> u32 {
         self.0 & ((1 << SLOT_BITS) - 1)
+    }
+
+    /// The group, among those of its shard, that gave this id.
+    pub(crate) fn ordinal(self) -> usize {
+        (self.0 >> ORDINAL_SHIFT) as usize
+    }
+
+    /// What the next consumer in the same slot is called.
+    fn successor(self) -> Self {
+        let below = (1 << ORDINAL_SHIFT) - 1;
+        Self(self.0 & !below | self.0.wrapping_add(1 << SLOT_BITS) & below)
     }
 }
 
@@ -48,8 +61,10 @@ impl Consumer {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Consumers {
+    ordinal: u32,
+
     slots: Vec<Option<Consumer>>,
     /// The id that each slot's next consumer gets.
     next_ids: Vec<ConsumerId>,
@@ -57,6 +72,11 @@ pub(crate) struct Consumers {
 }
 
 impl Consumers {
+    pub(crate) fn new(ordinal: u32) -> Self {
+        assert!(ordinal < GROUPS_PER_SHARD_MAX);
+        Self { ordinal, slots: Vec::new(), next_ids: Vec::new(), free: Vec::new() }
+    }
+
     pub(crate) fn open(
         &mut self,
         connection: ConnectionId,
@@ -68,12 +88,13 @@ impl Consumers {
             None if self.slots.len() == CONSUMERS_MAX => return Err(Refusal::TooMany),
             None => {
                 self.slots.push(None);
-                self.next_ids.push(ConsumerId(1 << SLOT_BITS | (self.slots.len() - 1) as u32));
+                let slot = (self.slots.len() - 1) as u32;
+                self.next_ids.push(ConsumerId(self.ordinal << ORDINAL_SHIFT | 1 << SLOT_BITS | slot));
                 self.slots.len() - 1
             }
         };
         let id = self.next_ids[slot];
-        self.next_ids[slot] = ConsumerId(id.0.wrapping_add(1 << SLOT_BITS));
+        self.next_ids[slot] = id.successor();
         self.slots[slot] = Some(Consumer {
             id,
             queue,

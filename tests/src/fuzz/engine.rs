@@ -61,7 +61,7 @@ pub(super) const CHECKPOINT: Target = Target {
     memory_per_byte: 64 << 10,
 };
 
-const OPTIONS: EngineOptions = EngineOptions { group: GroupId(0), messages_max: 1 << 20 };
+const OPTIONS: EngineOptions = EngineOptions { group: GroupId(0), ordinal: 0, messages_max: 1 << 20 };
 
 /// An engine that is led through its life, and every entry on the way.
 struct Life {

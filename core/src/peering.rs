@@ -1,0 +1,438 @@
+//! What a shard and its peers say to each other: who they are, the messages of their groups, and that they are there.
+//!
+//! Lives inside the shard. Everything a peer sends was examined twice before the engine of consensus hears it: here, that
+//! it comes from the replica at the other end of this connection and is for this one; there, that it makes sense.
+//!
+//! Also what follows from time and from silence: ticks, leadership that leaves a node whose disk stands still, and
+//! leadership that returns to the node it belongs to once that is back.
+
+use crate::connection::{ConnectionId, Stage};
+use crate::failure::Failure;
+use crate::group::{Group, Turn};
+use crate::member::{Book, Member, node_of, replica_id};
+use crate::peers::PEER_UNSENT_MAX;
+use crate::shard::{Output, Shard};
+use crate::time::Time;
+use bytes::Bytes;
+use ringmain_net::frame::Frame;
+use ringmain_net::peer::{
+    self, EntryHead, PeerCode, PeerFrame, PeerHello, PeerRefused, PeerWelcome, ReplicateHead, ReplicateView,
+};
+use ringmain_net::protocol::PROTOCOL;
+use ringmain_replication::{Entry, EntryKind, Index, Kind, Message, Plain, PlainSnapshot, Term};
+use ringmain_wal::{GroupId, Log, Sequence};
+
+/// The unit of elections and heartbeats.
+pub(crate) const TICK_NS: u64 = 20_000_000;
+/// A leader whose disk has finished no write for so long, with one under way, hands over.
+const STALL_NS: u64 = 500_000_000;
+/// A node that came back has this long to settle before it leads again.
+const BALANCE_AFTER_NS: u64 = 2_000_000_000;
+
+/// Whether the disk makes progress.
+#[derive(Default, Debug)]
+pub(crate) struct Stall {
+    durable_upto: Sequence,
+    since: Time,
+}
+
+impl Stall {
+    /// Looked at with every tick. True: nothing became durable for too long, though something should have.
+    fn is_over_limit(&mut self, log: &Log, now: Time) -> bool {
+        let durable_upto = log.durable_upto();
+        if log.writes_in_flight() == 0 || durable_upto != self.durable_upto {
+            (self.durable_upto, self.since) = (durable_upto, now);
+        }
+        if self.since.after_ns(STALL_NS) <= now {
+            // Once in so long: a handover takes its time.
+            self.since = now;
+            return true;
+        }
+        false
+    }
+}
+
+/// Sends a message of the group's replica. False: the peer is not reached, or has too much to take already.
+pub(crate) fn send(turn: &mut Turn<'_>, group: GroupId, message: &Message) -> bool {
+    let node = node_of(message.to);
+    let is_known = turn.peers.member(node).is_some_and(|member| member.replica() == message.to);
+    let Some(up) = turn.peers.up(node).filter(|_| is_known) else { return false };
+    let Some(plain) = Plain::of(message) else { return true };
+    let is_urgent = plain.entries.is_empty() && plain.snapshot.is_none();
+    let unsent = turn.outbox.connection(up.connection).map_or(0, |connection| connection.unsent());
+    if !is_urgent && PEER_UNSENT_MAX <= unsent {
+        return false;
+    }
+    turn.peers.said(node, turn.now);
+    let cluster = turn.cluster;
+    turn.outbox.send_peer(up.connection, is_urgent, |out| encode(out, cluster, group, &plain));
+    true
+}
+
+fn encode(out: &mut Vec<u8>, cluster: u64, group: GroupId, plain: &Plain) {
+    let snapshot = plain.snapshot.as_ref();
+    let head = ReplicateHead {
+        cluster,
+        group: group.0,
+        from: plain.from,
+        to: plain.to,
+        kind: plain.kind as u8,
+        reject: plain.reject,
+        term: plain.term,
+        log_term: plain.log_term,
+        index: plain.index,
+        commit: plain.commit,
+        commit_term: plain.commit_term,
+        reject_hint: plain.reject_hint,
+        request_snapshot: plain.request_snapshot,
+        priority: plain.priority,
+        context: &plain.context,
+        snapshot_index: snapshot.map_or(0, |snapshot| snapshot.index.0),
+        snapshot_term: snapshot.map_or(0, |snapshot| snapshot.term.0),
+        transfer: snapshot.map_or(0, |snapshot| snapshot.transfer),
+        conf_state: snapshot.map_or(&[], |snapshot| &snapshot.conf_state),
+    };
+    let entries = plain.entries.iter().map(|entry| {
+        let kind = match entry.kind {
+            EntryKind::Normal => 0,
+            EntryKind::Membership => 1,
+        };
+        let bytes = entry.data.len() as u32;
+        (EntryHead { term: entry.term.0, index: entry.index.0, bytes, kind }, &entry.data[..])
+    });
+    peer::encode_replicate(out, &head, entries);
+}
+
+/// The message that a frame carries. `None`: no message could be like that.
+fn message(view: &ReplicateView<'_>) -> Option<Message> {
+    let head = &view.head;
+    let entry = |(head, data): (EntryHead, &[u8])| Entry {
+        term: Term(head.term),
+        index: Index(head.index),
+        kind: if head.kind == 0 { EntryKind::Normal } else { EntryKind::Membership },
+        data: Bytes::copy_from_slice(data),
+    };
+    let snapshot = (head.snapshot_index != 0).then(|| PlainSnapshot {
+        index: Index(head.snapshot_index),
+        term: Term(head.snapshot_term),
+        transfer: head.transfer,
+        conf_state: head.conf_state.to_vec(),
+    });
+    let plain = Plain {
+        kind: Kind::from_byte(head.kind)?,
+        from: head.from,
+        to: head.to,
+        term: head.term,
+        log_term: head.log_term,
+        index: head.index,
+        commit: head.commit,
+        commit_term: head.commit_term,
+        reject_hint: head.reject_hint,
+        request_snapshot: head.request_snapshot,
+        priority: head.priority,
+        reject: head.reject,
+        context: Bytes::copy_from_slice(head.context),
+        snapshot,
+        entries: view.entries().map(entry).collect(),
+    };
+    plain.into_message().ok()
+}
+
+impl Shard {
+    /// What follows from the time that has passed.
+    pub(crate) fn tend_peers(&mut self, now: Time, output: &mut Output) {
+        if self.peers.is_empty() {
+            return;
+        }
+        if self.tick_at <= now {
+            // A process that was stopped has missed ticks, and must not hold an election for each of them.
+            self.tick_at = now.after_ns(TICK_NS);
+            self.groups.iter_mut().for_each(|group| group.tick(&self.log));
+            if self.stall.is_over_limit(&self.log, now) {
+                self.groups.iter_mut().for_each(Group::hand_over);
+            }
+            self.balance(now);
+            // What waits for room may wait for a leader.
+            self.has_new_room = true;
+        }
+        let welcome = self.welcome();
+        self.peers.tend(now, &welcome, &mut self.outbox);
+        while let Some(dial) = self.peers.poll_dial(now) {
+            output.dials.push(dial);
+        }
+    }
+
+    /// The members of a group may have changed.
+    pub(crate) fn follow_books(&mut self) {
+        let mut is_new = false;
+        for group in &mut self.groups {
+            is_new |= std::mem::take(&mut group.has_new_book);
+        }
+        if is_new {
+            let books: Vec<&Book> = self.groups.iter().map(|group| &group.book).collect();
+            self.peers.keep(&books, &mut self.outbox);
+        }
+    }
+
+    /// Leadership returns to the node it belongs to, when that has been back for a while.
+    fn balance(&mut self, now: Time) {
+        for group in &mut self.groups {
+            let Some(up) = self.peers.up(node_of(group.preferred)) else { continue };
+            if up.since.after_ns(BALANCE_AFTER_NS) <= now && group.balanced != Some(up.since) {
+                group.return_leadership(up.since);
+            }
+        }
+    }
+
+    fn welcome(&self) -> PeerWelcome {
+        let identity = self.options.identity;
+        PeerWelcome {
+            cluster: identity.cluster,
+            node: identity.node,
+            incarnation: identity.incarnation,
+            shard: identity.shard,
+        }
+    }
+
+    pub(crate) fn on_dialled(&mut self, now: Time, node: u32, connection: Option<ConnectionId>) {
+        let Some(id) = connection else {
+            self.peers.dial_failed(node, now);
+            return;
+        };
+        self.outbox.connections.insert(id, now);
+        if !self.peers.dialled(node, id, now) || self.is_stopping {
+            self.outbox.drop_connection(id);
+            return;
+        }
+        self.outbox.connections.greet_peer(id);
+        let identity = self.options.identity;
+        let own = self.options.addresses.first();
+        let hello = PeerHello {
+            protocol: PROTOCOL,
+            cluster: identity.cluster,
+            node: identity.node,
+            incarnation: identity.incarnation,
+            shard: identity.shard,
+            shards: self.options.addresses.len() as u32,
+            groups: self.groups.len() as u32,
+            to_node: node,
+            to_incarnation: 0,
+            host: own.map_or("", |own| &own.host),
+            port: own.map_or(0, |own| own.port),
+        };
+        self.outbox.send_urgent(id, &hello);
+    }
+
+    /// The first frame of a connection says that it is a peer's.
+    pub(crate) fn on_peer_hello(&mut self, now: Time, id: ConnectionId, hello: &PeerHello<'_>) {
+        if let Some((code, detail)) = self.hello_refusal(hello) {
+            self.outbox.refuse_peer(id, code, &detail);
+            return;
+        }
+        self.outbox.connections.greet_peer(id);
+        if let Some(before) = self.peers.came_up(hello.node, id, now) {
+            self.outbox.drop_connection(before);
+        }
+        let welcome = self.welcome();
+        self.outbox.send_urgent(id, &welcome);
+    }
+
+    fn hello_refusal(&self, hello: &PeerHello<'_>) -> Option<(PeerCode, String)> {
+        let identity = self.options.identity;
+        if hello.protocol != PROTOCOL {
+            let detail = format!("protocol {}: this node speaks {PROTOCOL}", hello.protocol);
+            return Some((PeerCode::WrongVersion, detail));
+        }
+        if hello.cluster != identity.cluster {
+            let detail = format!("cluster {:016x}: this is {:016x}", hello.cluster, identity.cluster);
+            return Some((PeerCode::WrongCluster, detail));
+        }
+        if hello.to_node != identity.node || hello.node == identity.node {
+            let detail = format!("node {} calls node {}: this is {}", hello.node, hello.to_node, identity.node);
+            return Some((PeerCode::WrongNode, detail));
+        }
+        if hello.shard != identity.shard {
+            let detail = format!("shard {} calls shard {}", hello.shard, identity.shard);
+            return Some((PeerCode::WrongShard, detail));
+        }
+        let layout = (self.options.addresses.len() as u32, self.groups.len() as u32);
+        if (hello.shards, hello.groups) != layout {
+            let (shards, groups) = layout;
+            let detail = format!(
+                "{} shards with {} groups: this node has {shards} with {groups}",
+                hello.shards, hello.groups
+            );
+            return Some((PeerCode::Layout, detail));
+        }
+        if self.is_stopping {
+            return Some((PeerCode::Busy, "this node is shutting down".to_owned()));
+        }
+        self.stranger_refusal(hello.node, hello.incarnation)
+    }
+
+    /// Why this replica is not talked to: it must be a member of a group here.
+    fn stranger_refusal(&self, node: u32, incarnation: u32) -> Option<(PeerCode, String)> {
+        let replica = replica_id(node, incarnation);
+        let mut books = self.groups.iter().map(|group| &group.book);
+        if books.clone().any(|book| book.find(replica).is_some()) {
+            return None;
+        }
+        if books.clone().any(|book| book.removed.contains(&replica)) {
+            return Some((PeerCode::Removed, format!("node {node} was removed from the cluster")));
+        }
+        if books.any(|book| book.find_node(node).is_some()) {
+            let detail = format!(
+                "node {node} is a member with another data directory: remove it, then add it with this one"
+            );
+            return Some((PeerCode::Incarnation, detail));
+        }
+        Some((PeerCode::Busy, format!("node {node} is not a member yet")))
+    }
+
+    /// A peer's connection has said something.
+    pub(crate) fn on_peer_frame(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        frame: &Frame<'_>,
+        output: &mut Output,
+    ) {
+        let said = match PeerFrame::decode(frame) {
+            Ok(said) => said,
+            Err(error) => {
+                self.outbox.refuse_peer(id, PeerCode::Malformed, &error.to_string());
+                return;
+            }
+        };
+        if let Some(node) = self.peers.greeting(id) {
+            self.on_greeted(now, id, node, &said, output);
+            return;
+        }
+        let Some(node) = self.peers.at(id) else {
+            self.outbox.drop_connection(id);
+            return;
+        };
+        self.peers.heard(node, now);
+        match said {
+            PeerFrame::Welcome(_) => {}
+            PeerFrame::Replicate(view) => self.on_replicate(now, id, node, &view, output),
+            PeerFrame::Refused(refused) => self.on_refused(node, &refused, output),
+            _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a frame that is not for now"),
+        }
+    }
+
+    /// The answer to our hello.
+    fn on_greeted(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        node: u32,
+        said: &PeerFrame<'_>,
+        output: &mut Output,
+    ) {
+        match said {
+            PeerFrame::Welcome(welcome) => {
+                let identity = self.options.identity;
+                let is_right = welcome.cluster == identity.cluster
+                    && welcome.node == node
+                    && welcome.shard == identity.shard;
+                if !is_right {
+                    let detail = format!("node {node} was called, and node {} answers", welcome.node);
+                    self.outbox.refuse_peer(id, PeerCode::WrongNode, &detail);
+                } else if let Some((code, detail)) = self.stranger_refusal(node, welcome.incarnation) {
+                    self.outbox.refuse_peer(id, code, &detail);
+                } else {
+                    self.peers.came_up(node, id, now);
+                }
+            }
+            PeerFrame::Refused(refused) => {
+                self.on_refused(node, refused, output);
+                self.outbox.drop_connection(id);
+            }
+            _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a welcome was expected"),
+        }
+    }
+
+    fn on_refused(&mut self, node: u32, refused: &PeerRefused<'_>, output: &mut Output) {
+        match PeerCode::from(refused.code) {
+            PeerCode::Removed => {
+                let detail = format!("node {node} says: {}", refused.detail);
+                output.failure.get_or_insert(Failure::Removed { detail });
+            }
+            code => output.notices.push(format!("node {node} refuses this one: {code}: {}", refused.detail)),
+        }
+    }
+
+    fn on_replicate(
+        &mut self,
+        now: Time,
+        id: ConnectionId,
+        node: u32,
+        view: &ReplicateView<'_>,
+        output: &mut Output,
+    ) {
+        let head = &view.head;
+        let is_ours = head.cluster == self.options.identity.cluster && head.to == self.options.replica();
+        let is_theirs = self.peers.member(node).is_some_and(|member| member.replica() == head.from);
+        let group = self.options.ordinal(GroupId(head.group)).filter(|_| is_ours && is_theirs);
+        let (Some(ordinal), Some(message)) = (group, message(view)) else {
+            let detail = "a message from another replica, or for another one";
+            self.outbox.refuse_peer(id, PeerCode::Malformed, detail);
+            return;
+        };
+        let mut turn = Turn {
+            now,
+            log: &mut self.log,
+            outbox: &mut self.outbox,
+            peers: &mut self.peers,
+            cluster: self.options.identity.cluster,
+        };
+        if let Err(failure) = self.groups[ordinal].on_message(message, &mut turn) {
+            output.failure.get_or_insert(failure);
+        }
+        self.has_new_room = true;
+    }
+
+    /// The connection to a peer is over: the groups go back to probing where it stands.
+    pub(crate) fn lost_peer(&mut self, node: u32) {
+        let Some(replica) = self.peers.member(node).map(Member::replica) else { return };
+        for group in self.groups.iter_mut().filter(|group| group.is_leader()) {
+            group.replica.report_unreachable(replica);
+        }
+    }
+
+    pub(crate) fn is_peer(&self, id: ConnectionId) -> bool {
+        self.outbox.connection(id).is_some_and(|connection| connection.stage == Stage::Peer)
+    }
+}
+
+impl Group {
+    /// Gives leadership to whoever has most of the log, because this node's disk stands still.
+    fn hand_over(&mut self) {
+        if !self.is_leader() {
+            return;
+        }
+        let me = self.replica.id();
+        let able = self.replica.progress().filter(|peer| peer.id != me && peer.is_voter && peer.is_active);
+        let Some(best) = able.max_by_key(|peer| peer.matched).map(|peer| peer.id) else { return };
+        // Refused while another handover is under way: then that one goes on.
+        let _ = self.replica.transfer_leadership(best);
+    }
+
+    /// The preferred member is back: it leads again, once it has everything.
+    fn return_leadership(&mut self, up_since: Time) {
+        if !self.is_serving() || self.preferred == self.replica.id() {
+            return;
+        }
+        let last = self.replica.last_index();
+        let preferred = self.preferred;
+        let is_current = self
+            .replica
+            .progress()
+            .any(|peer| peer.id == preferred && peer.is_voter && peer.is_active && peer.matched == last);
+        if is_current && self.replica.transfer_leadership(preferred).is_ok() {
+            self.balanced = Some(up_since);
+        }
+    }
+}
+
