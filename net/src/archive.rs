@@ -18,7 +18,7 @@ use rkyv::{Archive, Place, Portable, Serialize};
 
 /// Scratch for the resolvers of the longest list a frame may carry: lists are at most
 /// `SHARDS_MAX` = 1024 addresses of 4 bytes, or `QUEUES_PER_LIST_MAX` = 256 queues of 12 bytes and the
-/// levels of one of them.
+/// levels of one of them. Groups, members and nodes are fewer.
 const SCRATCH_BYTES: usize = 16 << 10;
 
 /// What archives are written with: straight behind the bytes already in the vector, scratch on the stack.

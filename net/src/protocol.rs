@@ -2,7 +2,7 @@
 //!
 //! A client opens a connection to a shard and sends `Hello`; the shard answers `Welcome`, or `Refused` and
 //! closes. From then on the client sends requests and the shard answers each of them once, in any order
-//! between different kinds of request. `Delivery` and `Closing` come unasked. One `Receipt` may answer
+//! between different kinds of request. `Delivery`, `ConsumerEnded` and `Closing` come unasked. One `Receipt` may answer
 //! many publishes of a session: all with sequences from its first to its last.
 //!
 //! # Archives in bytes
@@ -22,21 +22,24 @@
 //! | 2 | `Metadata` | = 0 |
 //! | 3 | `CreateQueue` | 0 name str · 8 settings (44, below) · = 52 |
 //! | 4 | `ShowQueue` | 0 name str · = 8 |
-//! | 5 | `ListQueues` | 0 after str · 8 limit u32 · = 12 |
+//! | 5 | `ListQueues` | 0 group u32 · 4 after str · 12 limit u32 · = 16 |
 //! | 6 | `DeleteQueue` | 0 name str · = 8 |
 //! | 7 | `PurgeQueue` | 0 name str · = 8 |
 //! | 8 | `OpenQueue` | 0 name str · = 8 |
-//! | 9 | `OpenSession` | 0 producer str · = 8 |
+//! | 9 | `OpenSession` | 0 queue u64 · 8 producer str · = 16 |
 //! | 10 | `Publish` | 0 queue u64 · 8 session u64 · 16 epoch u32 · 20 sequence u64 · 28 messages vec of head (20) · = 36 |
 //! | 11 | `Subscribe` | 0 queue u64 · 8 credit u32 · = 12 |
 //! | 12 | `Settle` | 0 consumer u32 · 4 items vec of run (16) · = 12 |
 //! | 13 | `Unsubscribe` | 0 consumer u32 · = 4 |
 //! | 14 | `Ping` | = 0 |
+//! | 15 | `ShowGroups` | = 0 |
+//! | 16 | `MoveLeader` | 0 group u32 · 4 node u32 · = 8 |
+//! | 17 | `ChangeMembers` | 0 group u32 · 4 add node u32 · 8 add incarnation u32 · 12 host str · 20 port u16 · 22 remove node u32 · = 26 |
 //!
 //! | kind | shard to client | root |
 //! |---|---|---|
-//! | 129 | `Welcome` | 0 protocol u16 · 2 cluster u64 · 10 node u32 · 14 shard u32 · 18 message bytes max u32 · 22 frame bytes max u32 · 26 in-flight frames max u32 · 30 shards vec of address (10) · = 38 |
-//! | 130 | `Cluster` | 0 cluster u64 · 8 node u32 · 12 shard u32 · 16 shards vec of address (10) · = 24 |
+//! | 129 | `Welcome` | 0 protocol u16 · 2 cluster u64 · 10 node u32 · 14 incarnation u32 · 18 shard u32 · 22 groups u32 · 26 message bytes max u32 · 30 frame bytes max u32 · 34 in-flight frames max u32 · 38 shards vec of address (10) · 46 nodes vec of node (14) · = 54 |
+//! | 130 | `Cluster` | 0 cluster u64 · 8 node u32 · 12 incarnation u32 · 16 shard u32 · 20 groups u32 · 24 shards vec of address (10) · 32 nodes vec of node (14) · = 40 |
 //! | 131 | `QueueOpened` | 0 queue u64 · 8 settings (44) · = 52 |
 //! | 132 | `QueueShown` | 0 info (144, below) · = 144 |
 //! | 133 | `QueueList` | 0 queues vec of info (144) · 8 more u8 (0 or 1) · = 9 |
@@ -49,6 +52,8 @@
 //! | 140 | `Delivery` | 0 consumer u32 · 4 queue u64 · 12 messages vec of head (30) · = 20 |
 //! | 141 | `Refused` | 0 code u16 · 2 session u64 · 10 sequence u64 · 18 retry after ms u32 · 22 detail str · 30 redirect host str · 38 redirect port u16 · = 40 |
 //! | 142 | `Closing` | 0 code u16 · 2 detail str · = 10 |
+//! | 143 | `GroupsShown` | 0 node u32 · 4 incarnation u32 · 8 shard u32 · 12 groups vec of group (49) · = 20 |
+//! | 144 | `ConsumerEnded` | 0 consumer u32 · 4 code u16 · 6 detail str · = 14 |
 //!
 //! | item | bytes |
 //! |---|---|
@@ -56,6 +61,9 @@
 //! | head in `Delivery` | 0 sequence u64 · 8 published µs u64 · 16 payload bytes u32 · 20 headers bytes u32 · 24 key bytes u16 · 26 deliveries u16 · 28 priority u8 · 29 flags u8 (bit 0 redelivered) · = 30 |
 //! | run in `Settle` | 0 sequence u64 · 8 count u32 · 12 deliveries u16 · 14 priority u8 · 15 outcome u8 (0 ack, 1 nack, 2 reject) · = 16 |
 //! | address | 0 host str · 8 port u16 · = 10 |
+//! | node | 0 node u32 · 4 host str · 12 port u16 · = 14 |
+//! | group | 0 group u32 · 4 leader u32 · 8 is leader u8 (0 or 1) · 9 term u64 · 17 committed u64 · 25 applied u64 · 33 last u64 · 41 members vec of member (29) · = 49 |
+//! | member | 0 node u32 · 4 incarnation u32 · 8 host str · 16 port u16 · 18 is voter u8 (0 or 1) · 19 is active u8 (0 or 1) · 20 state u8 (0 unknown, 1 current, 2 behind, 3 receives a checkpoint, 4 unreachable) · 21 matched u64 · = 29 |
 //! | settings | 0 priorities u16 · 2 durability u8 · 3 overflow u8 · 4 max length u64 · 12 max bytes u64 · 20 lease ms u32 · 24 max deliveries u32 · 28 ttl ms u64 · 36 dead letter str · = 44 |
 //! | info | 0 name str · 8 queue u64 · 16 settings (44) · 60 shard u32 · 64 group u32 · 68 term u64 · 76 index u64 · 84 consumers u32 · 88 ready u64 · 96 ready bytes u64 · 104 in flight u64 · 112 in-flight bytes u64 · 120 published u64 · 128 acknowledged u64 · 136 levels vec of level (33) · = 144 |
 //! | level | 0 priority u8 · 1 ready u64 · 9 ready bytes u64 · 17 in flight u64 · 25 in-flight bytes u64 · = 33 |
@@ -71,6 +79,7 @@ macro_rules! words {
 }
 
 mod code;
+mod group;
 mod message;
 mod reply;
 mod request;
@@ -81,20 +90,21 @@ use crate::archive::ArchiveWriter;
 use crate::frame::{Frame, FrameError};
 
 pub use code::Code;
+pub use group::{GroupInfo, GroupsShown, MemberInfo, MemberState};
 pub use message::{
     ArchivedDeliveryHead, ArchivedMessageHead, ArchivedSettleRun, Delivered, DeliveredMessages, DeliveryHead,
     Message, MessageHead, Messages, Outcome, SettleRun,
 };
 pub use reply::{
-    Closing, Cluster, Delivery, DeliveryView, Done, LevelInfo, Pong, QueueInfo, QueueList, QueueOpened,
-    QueueSettings, QueueShown, Receipt, Refused, Reply, SessionOpened, Settled, ShardAddress, Subscribed,
-    Welcome,
+    Closing, Cluster, ConsumerEnded, Delivery, DeliveryView, Done, LevelInfo, NodeAddress, Pong, QueueInfo,
+    QueueList, QueueOpened, QueueSettings, QueueShown, Receipt, Refused, Reply, SessionOpened, Settled,
+    ShardAddress, Subscribed, Welcome,
 };
 pub(crate) use request::PUBLISH_ROOT_BYTES;
 pub use request::{
-    CreateQueue, DeleteQueue, Hello, ListQueues, Metadata, OpenQueue, OpenSession, Ping, Publish,
-    PublishView, PurgeQueue, Request, Settle, SettleView, ShowQueue, Subscribe, Unsubscribe,
-    publish_frame_bytes,
+    ChangeMembers, CreateQueue, DeleteQueue, Hello, ListQueues, Metadata, MoveLeader, OpenQueue, OpenSession,
+    Ping, Publish, PublishView, PurgeQueue, Request, Settle, SettleView, ShowGroups, ShowQueue, Subscribe,
+    Unsubscribe, publish_frame_bytes,
 };
 
 /// The protocol that `Hello` and `Welcome` name.
@@ -106,6 +116,12 @@ pub const ITEMS_PER_FRAME_MAX: u32 = 16_384;
 pub const QUEUES_PER_LIST_MAX: u32 = 256;
 /// Shards of one node, and so addresses in one `Welcome`.
 pub const SHARDS_MAX: u32 = 1024;
+/// Nodes of a cluster, and so addresses of nodes in one `Welcome`.
+pub const NODES_MAX: u32 = 64;
+/// Groups that one shard hosts, and so groups in one `GroupsShown`.
+pub const GROUPS_PER_SHARD_MAX: u32 = 16;
+/// Members of a group, the nodes that leave or come included.
+pub const MEMBERS_MAX: u32 = 64;
 /// Priority levels of a queue.
 pub const PRIORITIES_MAX: u16 = 256;
 /// A client's description of itself.
@@ -143,6 +159,9 @@ pub enum Kind {
     Settle = 12,
     Unsubscribe = 13,
     Ping = 14,
+    ShowGroups = 15,
+    MoveLeader = 16,
+    ChangeMembers = 17,
 
     Welcome = 129,
     Cluster = 130,
@@ -158,6 +177,8 @@ pub enum Kind {
     Delivery = 140,
     Refused = 141,
     Closing = 142,
+    GroupsShown = 143,
+    ConsumerEnded = 144,
 }
 
 impl TryFrom<u8> for Kind {
@@ -179,6 +200,9 @@ impl TryFrom<u8> for Kind {
             12 => Self::Settle,
             13 => Self::Unsubscribe,
             14 => Self::Ping,
+            15 => Self::ShowGroups,
+            16 => Self::MoveLeader,
+            17 => Self::ChangeMembers,
             129 => Self::Welcome,
             130 => Self::Cluster,
             131 => Self::QueueOpened,
@@ -193,6 +217,8 @@ impl TryFrom<u8> for Kind {
             140 => Self::Delivery,
             141 => Self::Refused,
             142 => Self::Closing,
+            143 => Self::GroupsShown,
+            144 => Self::ConsumerEnded,
             _ => return Err(FrameError::UnknownKind { kind }),
         })
     }
@@ -218,7 +244,15 @@ fn check_body(kind: Kind, expected: u64, frame: &Frame<'_>) -> Result<(), FrameE
 
 /// A list must have at least one item and at most `max`.
 fn check_count(kind: Kind, count: usize, max: u32) -> Result<(), FrameError> {
-    if count == 0 || count > max as usize {
+    if count == 0 {
+        return Err(FrameError::Count { kind, count: 0, max });
+    }
+    check_count_max(kind, count, max)
+}
+
+/// A list may be empty and must have at most `max` items.
+fn check_count_max(kind: Kind, count: usize, max: u32) -> Result<(), FrameError> {
+    if count > max as usize {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         return Err(FrameError::Count { kind, count, max });
     }

@@ -12,7 +12,7 @@ pub enum Code {
     UnsupportedVersion = 2,
     /// `Hello` named another cluster.
     WrongCluster = 3,
-    /// Another node leads this queue: see the redirect.
+    /// Another node leads this group: see the redirect. Without one, no leader is known, as during an election.
     NotLeader = 4,
     /// Another shard owns this queue: see the redirect.
     WrongShard = 5,
@@ -49,6 +49,10 @@ pub enum Code {
     ShuttingDown = 20,
     /// A defect of the broker: see its log.
     Internal = 21,
+    /// This node is no longer a member of the cluster.
+    Removed = 22,
+    /// Another change of the group's members is under way.
+    MembershipPending = 23,
 }
 
 impl Code {
@@ -62,7 +66,8 @@ impl Code {
             | Self::DiskFull
             | Self::OutOfOrder
             | Self::TooMany
-            | Self::ShuttingDown => true,
+            | Self::ShuttingDown
+            | Self::MembershipPending => true,
             Self::Malformed
             | Self::UnsupportedVersion
             | Self::WrongCluster
@@ -75,7 +80,8 @@ impl Code {
             | Self::Fenced
             | Self::NoSuchConsumer
             | Self::Unsupported
-            | Self::Internal => false,
+            | Self::Internal
+            | Self::Removed => false,
         }
     }
 }
@@ -103,6 +109,8 @@ impl From<u16> for Code {
             18 => Self::TooMany,
             19 => Self::Unsupported,
             20 => Self::ShuttingDown,
+            22 => Self::Removed,
+            23 => Self::MembershipPending,
             _ => Self::Internal,
         }
     }
@@ -132,6 +140,8 @@ impl fmt::Display for Code {
             Self::Unsupported => "unsupported",
             Self::ShuttingDown => "shutting down",
             Self::Internal => "internal error",
+            Self::Removed => "this node is no longer a member of the cluster",
+            Self::MembershipPending => "another change of members is under way",
         })
     }
 }

@@ -3,9 +3,9 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{
-    ArchivedDeliveryHead, Code, DETAIL_BYTES_MAX, DeliveredMessages, DeliveryHead, ITEMS_PER_FRAME_MAX, Kind,
-    NAME_BYTES_MAX, PRIORITIES_MAX, QUEUES_PER_LIST_MAX, RECEIPT_DUPLICATE, SHARDS_MAX, Words, check_count,
-    check_text, read_alone,
+    ArchivedDeliveryHead, Code, DETAIL_BYTES_MAX, DeliveredMessages, DeliveryHead, GroupsShown,
+    ITEMS_PER_FRAME_MAX, Kind, NAME_BYTES_MAX, NODES_MAX, PRIORITIES_MAX, QUEUES_PER_LIST_MAX,
+    RECEIPT_DUPLICATE, SHARDS_MAX, Words, check_count, check_count_max, check_text, read_alone,
 };
 use crate::archive::{self, Slice, Str};
 use crate::frame::{Frame, FrameError};
@@ -16,8 +16,12 @@ pub struct Welcome {
     pub protocol: u16,
     pub cluster: u64,
     pub node: u32,
+    /// How often this node was set up anew.
+    pub incarnation: u32,
     /// The shard at this end of the connection.
     pub shard: u32,
+    /// Groups of each shard.
+    pub groups: u32,
     /// Key, headers and payload of one message together.
     pub message_bytes_max: u32,
     pub frame_bytes_max: u32,
@@ -25,6 +29,8 @@ pub struct Welcome {
     pub inflight_frames_max: u32,
     /// Where each shard of this node listens; the index is the shard's number.
     pub shards: Vec<ShardAddress>,
+    /// All nodes of the cluster, this one included.
+    pub nodes: Vec<NodeAddress>,
 }
 
 /// The answer to `Metadata`.
@@ -32,8 +38,11 @@ pub struct Welcome {
 pub struct Cluster {
     pub cluster: u64,
     pub node: u32,
+    pub incarnation: u32,
     pub shard: u32,
+    pub groups: u32,
     pub shards: Vec<ShardAddress>,
+    pub nodes: Vec<NodeAddress>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize)]
@@ -43,10 +52,19 @@ pub struct ShardAddress {
     pub port: u16,
 }
 
+/// Where a node listens: its first shard at `port`, shard `i` at `port + i`.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize)]
+pub struct NodeAddress {
+    pub node: u32,
+    /// "": the host that the client dialled.
+    pub host: String,
+    pub port: u16,
+}
+
 /// The answer to `OpenQueue`.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize)]
 pub struct QueueOpened {
-    /// The queue's number on this shard, for `Publish` and `Subscribe`.
+    /// The queue's number on this shard, for `OpenSession`, `Publish` and `Subscribe`.
     pub queue: u64,
     pub settings: QueueSettings,
 }
@@ -57,11 +75,11 @@ pub struct QueueShown {
     pub info: QueueInfo,
 }
 
-/// The answer to `ListQueues`: queues in name order, without their levels.
+/// The answer to `ListQueues`: queues of one group in name order, without their levels.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize)]
 pub struct QueueList {
     pub queues: Vec<QueueInfo>,
-    /// Whether this shard has queues behind the last one here.
+    /// Whether this group has queues behind the last one here.
     pub more: bool,
 }
 
@@ -160,6 +178,17 @@ pub struct Closing<'a> {
     pub detail: &'a str,
 }
 
+/// A consumer is no more, unasked: what it had not settled is void.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
+pub struct ConsumerEnded<'a> {
+    pub consumer: u32,
+    /// A [`Code`]: `NotLeader`, the leadership moved; `NoSuchQueue`, the queue was deleted.
+    pub code: u16,
+    /// One sentence for a person; at most 1024 bytes.
+    #[rkyv(with = Str)]
+    pub detail: &'a str,
+}
+
 /// How a queue behaves; fixed when it is created.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct QueueSettings {
@@ -232,9 +261,10 @@ pub struct LevelInfo {
     pub in_flight_bytes: u64,
 }
 
-const _: () = assert!(size_of::<ArchivedWelcome>() == 38);
-const _: () = assert!(size_of::<ArchivedCluster>() == 24);
+const _: () = assert!(size_of::<ArchivedWelcome>() == 54);
+const _: () = assert!(size_of::<ArchivedCluster>() == 40);
 const _: () = assert!(size_of::<ArchivedShardAddress>() == 10);
+const _: () = assert!(size_of::<ArchivedNodeAddress>() == 14);
 const _: () = assert!(size_of::<ArchivedQueueSettings>() == 44);
 const _: () = assert!(size_of::<ArchivedQueueInfo>() == 144);
 const _: () = assert!(size_of::<ArchivedLevelInfo>() == 33);
@@ -242,6 +272,7 @@ const _: () = assert!(size_of::<ArchivedQueueOpened>() == 52);
 const _: () = assert!(size_of::<ArchivedReceipt>() == 53);
 const _: () = assert!(size_of::<ArchivedDelivery<'_>>() == 20);
 const _: () = assert!(size_of::<ArchivedRefused<'_>>() == 40);
+const _: () = assert!(size_of::<ArchivedConsumerEnded<'_>>() == 14);
 
 words! {
     Welcome => Welcome;
@@ -258,6 +289,7 @@ words! {
     Delivery<'_> => Delivery;
     Refused<'_> => Refused;
     Closing<'_> => Closing;
+    ConsumerEnded<'_> => ConsumerEnded;
 }
 
 /// A decoded reply or push, borrowed from the receive buffer where it is large or frequent.
@@ -277,6 +309,8 @@ pub enum Reply<'a> {
     Delivery(DeliveryView<'a>),
     Refused(Refused<'a>),
     Closing(Closing<'a>),
+    GroupsShown(GroupsShown),
+    ConsumerEnded(ConsumerEnded<'a>),
 }
 
 /// A received `Delivery`. The lengths in its heads add up to its body.
@@ -311,6 +345,12 @@ impl Refused<'_> {
 }
 
 impl Closing<'_> {
+    pub fn code(&self) -> Code {
+        Code::from(self.code)
+    }
+}
+
+impl ConsumerEnded<'_> {
     pub fn code(&self) -> Code {
         Code::from(self.code)
     }
@@ -355,6 +395,8 @@ impl<'a> Reply<'a> {
                 let detail = check_text(kind, archived.detail.as_str(), DETAIL_BYTES_MAX)?;
                 Self::Closing(Closing { code: archived.code.to_native(), detail })
             }
+            Kind::GroupsShown => Self::GroupsShown(GroupsShown::decode(frame)?),
+            Kind::ConsumerEnded => Self::ConsumerEnded(decode_consumer_ended(frame)?),
             kind => return Err(FrameError::UnexpectedKind { kind }),
         })
     }
@@ -366,11 +408,14 @@ fn decode_welcome(frame: &Frame<'_>) -> Result<Welcome, FrameError> {
         protocol: archived.protocol.to_native(),
         cluster: archived.cluster.to_native(),
         node: archived.node.to_native(),
+        incarnation: archived.incarnation.to_native(),
         shard: archived.shard.to_native(),
+        groups: archived.groups.to_native(),
         message_bytes_max: archived.message_bytes_max.to_native(),
         frame_bytes_max: archived.frame_bytes_max.to_native(),
         inflight_frames_max: archived.inflight_frames_max.to_native(),
         shards: read_shards(Kind::Welcome, &archived.shards)?,
+        nodes: read_nodes(Kind::Welcome, &archived.nodes)?,
     })
 }
 
@@ -379,8 +424,11 @@ fn decode_cluster(frame: &Frame<'_>) -> Result<Cluster, FrameError> {
     Ok(Cluster {
         cluster: archived.cluster.to_native(),
         node: archived.node.to_native(),
+        incarnation: archived.incarnation.to_native(),
         shard: archived.shard.to_native(),
+        groups: archived.groups.to_native(),
         shards: read_shards(Kind::Cluster, &archived.shards)?,
+        nodes: read_nodes(Kind::Cluster, &archived.nodes)?,
     })
 }
 
@@ -393,12 +441,19 @@ fn read_shards(kind: Kind, archived: &[ArchivedShardAddress]) -> Result<Vec<Shar
     archived.iter().map(read).collect()
 }
 
+fn read_nodes(kind: Kind, archived: &[ArchivedNodeAddress]) -> Result<Vec<NodeAddress>, FrameError> {
+    check_count_max(kind, archived.len(), NODES_MAX)?;
+    let read = |address: &ArchivedNodeAddress| {
+        let host = check_text(kind, address.host.as_str(), NAME_BYTES_MAX)?.to_owned();
+        Ok(NodeAddress { node: address.node.to_native(), host, port: address.port.to_native() })
+    };
+    archived.iter().map(read).collect()
+}
+
 fn decode_queue_list(frame: &Frame<'_>) -> Result<QueueList, FrameError> {
     let kind = Kind::QueueList;
     let archived: &ArchivedQueueList = read_alone(kind, frame)?;
-    if !archived.queues.is_empty() {
-        check_count(kind, archived.queues.len(), QUEUES_PER_LIST_MAX)?;
-    }
+    check_count_max(kind, archived.queues.len(), QUEUES_PER_LIST_MAX)?;
     let queues = archived.queues.iter().map(|info| QueueInfo::read(kind, info)).collect::<Result<_, _>>()?;
     Ok(QueueList { queues, more: archived.more })
 }
@@ -464,6 +519,16 @@ fn decode_refused<'a>(frame: &Frame<'a>) -> Result<Refused<'a>, FrameError> {
     })
 }
 
+fn decode_consumer_ended<'a>(frame: &Frame<'a>) -> Result<ConsumerEnded<'a>, FrameError> {
+    let kind = Kind::ConsumerEnded;
+    let archived: &ArchivedConsumerEnded<'_> = read_alone(kind, frame)?;
+    Ok(ConsumerEnded {
+        consumer: archived.consumer.to_native(),
+        code: archived.code.to_native(),
+        detail: check_text(kind, archived.detail.as_str(), DETAIL_BYTES_MAX)?,
+    })
+}
+
 impl QueueSettings {
     pub(super) fn read(kind: Kind, archived: &ArchivedQueueSettings) -> Result<Self, FrameError> {
         check_text(kind, archived.dead_letter.as_str(), NAME_BYTES_MAX)?;
@@ -476,9 +541,7 @@ impl QueueInfo {
     fn read(kind: Kind, archived: &ArchivedQueueInfo) -> Result<Self, FrameError> {
         check_text(kind, archived.name.as_str(), NAME_BYTES_MAX)?;
         check_text(kind, archived.settings.dead_letter.as_str(), NAME_BYTES_MAX)?;
-        if !archived.levels.is_empty() {
-            check_count(kind, archived.levels.len(), u32::from(PRIORITIES_MAX))?;
-        }
+        check_count_max(kind, archived.levels.len(), u32::from(PRIORITIES_MAX))?;
         rkyv::api::low::deserialize::<_, rkyv::rancor::Failure>(archived)
             .map_err(|_| FrameError::Archive { kind })
     }

@@ -41,9 +41,11 @@ pub struct ShowQueue<'a> {
     pub name: &'a str,
 }
 
-/// The queues of this shard in name order, from the first behind `after`; answered by `QueueList`.
+/// The queues of one group in name order, from the first behind `after`; answered by `QueueList`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
 pub struct ListQueues<'a> {
+    /// The group's ordinal in the shard.
+    pub group: u32,
     #[rkyv(with = Str)]
     pub after: &'a str,
     pub limit: u32,
@@ -73,6 +75,8 @@ pub struct OpenQueue<'a> {
 /// Answered by `SessionOpened`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
 pub struct OpenSession<'a> {
+    /// The number of any queue: the session belongs to that queue's group.
+    pub queue: u64,
     /// "": a new anonymous session. A name: its epoch rises by one, older epochs are fenced, and its last
     /// sequence is remembered.
     #[rkyv(with = Str)]
@@ -118,15 +122,46 @@ pub struct Unsubscribe {
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
 pub struct Ping;
 
+/// Asks how this shard's groups are; answered by `GroupsShown`, at a node that follows as well.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
+pub struct ShowGroups;
+
+/// Makes another node the group's leader; answered by `Done`, at once if it leads already.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
+pub struct MoveLeader {
+    /// The group's number in the cluster.
+    pub group: u32,
+    pub node: u32,
+}
+
+/// Adds a node to a group's members, or removes one, or both; answered by `Done`, at once if it is so already.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
+pub struct ChangeMembers<'a> {
+    /// The group's number in the cluster.
+    pub group: u32,
+    /// 0: none.
+    pub add_node: u32,
+    pub add_incarnation: u32,
+    /// Where the node to add listens; the port is that of its first shard.
+    #[rkyv(with = Str)]
+    pub host: &'a str,
+    pub port: u16,
+    /// 0: none.
+    pub remove_node: u32,
+}
+
 /// Bytes of the root of a `Publish` archive.
 pub(crate) const PUBLISH_ROOT_BYTES: usize = 36;
 
 const _: () = assert!(size_of::<ArchivedHello<'_>>() == 18);
 const _: () = assert!(size_of::<ArchivedCreateQueue<'_>>() == 52);
-const _: () = assert!(size_of::<ArchivedListQueues<'_>>() == 12);
+const _: () = assert!(size_of::<ArchivedListQueues<'_>>() == 16);
+const _: () = assert!(size_of::<ArchivedOpenSession<'_>>() == 16);
 const _: () = assert!(size_of::<ArchivedPublish<'_>>() == PUBLISH_ROOT_BYTES);
 const _: () = assert!(size_of::<ArchivedSubscribe>() == 12);
 const _: () = assert!(size_of::<ArchivedSettle<'_>>() == 12);
+const _: () = assert!(size_of::<ArchivedMoveLeader>() == 8);
+const _: () = assert!(size_of::<ArchivedChangeMembers<'_>>() == 26);
 
 words! {
     Hello<'_> => Hello;
@@ -143,6 +178,9 @@ words! {
     Settle<'_> => Settle;
     Unsubscribe => Unsubscribe;
     Ping => Ping;
+    ShowGroups => ShowGroups;
+    MoveLeader => MoveLeader;
+    ChangeMembers<'_> => ChangeMembers;
 }
 
 /// Length of a `Publish` frame of so many messages, whose key, headers and payload have so many bytes together.
@@ -167,6 +205,9 @@ pub enum Request<'a> {
     Settle(SettleView<'a>),
     Unsubscribe(Unsubscribe),
     Ping,
+    ShowGroups,
+    MoveLeader(MoveLeader),
+    ChangeMembers(ChangeMembers<'a>),
 }
 
 /// A received `Publish`. The lengths in its heads add up to its body.
@@ -219,11 +260,7 @@ impl<'a> Request<'a> {
                 let archived: &ArchivedShowQueue<'_> = read_alone(kind, frame)?;
                 Self::ShowQueue(ShowQueue { name: name(kind, archived.name.as_str())? })
             }
-            Kind::ListQueues => {
-                let archived: &ArchivedListQueues<'_> = read_alone(kind, frame)?;
-                let after = name(kind, archived.after.as_str())?;
-                Self::ListQueues(ListQueues { after, limit: archived.limit.to_native() })
-            }
+            Kind::ListQueues => Self::ListQueues(decode_list_queues(frame)?),
             Kind::DeleteQueue => {
                 let archived: &ArchivedDeleteQueue<'_> = read_alone(kind, frame)?;
                 Self::DeleteQueue(DeleteQueue { name: name(kind, archived.name.as_str())? })
@@ -236,10 +273,7 @@ impl<'a> Request<'a> {
                 let archived: &ArchivedOpenQueue<'_> = read_alone(kind, frame)?;
                 Self::OpenQueue(OpenQueue { name: name(kind, archived.name.as_str())? })
             }
-            Kind::OpenSession => {
-                let archived: &ArchivedOpenSession<'_> = read_alone(kind, frame)?;
-                Self::OpenSession(OpenSession { producer: name(kind, archived.producer.as_str())? })
-            }
+            Kind::OpenSession => Self::OpenSession(decode_open_session(frame)?),
             Kind::Publish => Self::Publish(decode_publish(frame)?),
             Kind::Subscribe => {
                 let archived: &ArchivedSubscribe = read_alone(kind, frame)?;
@@ -255,6 +289,16 @@ impl<'a> Request<'a> {
                 let ArchivedPing = read_alone(kind, frame)?;
                 Self::Ping
             }
+            Kind::ShowGroups => {
+                let ArchivedShowGroups = read_alone(kind, frame)?;
+                Self::ShowGroups
+            }
+            Kind::MoveLeader => {
+                let archived: &ArchivedMoveLeader = read_alone(kind, frame)?;
+                let (group, node) = (archived.group.to_native(), archived.node.to_native());
+                Self::MoveLeader(MoveLeader { group, node })
+            }
+            Kind::ChangeMembers => Self::ChangeMembers(decode_change_members(frame)?),
             kind => return Err(FrameError::UnexpectedKind { kind }),
         })
     }
@@ -278,6 +322,35 @@ fn decode_create_queue<'a>(frame: &Frame<'a>) -> Result<CreateQueue<'a>, FrameEr
     Ok(CreateQueue {
         name: name(Kind::CreateQueue, archived.name.as_str())?,
         settings: QueueSettings::read(Kind::CreateQueue, &archived.settings)?,
+    })
+}
+
+fn decode_list_queues<'a>(frame: &Frame<'a>) -> Result<ListQueues<'a>, FrameError> {
+    let archived: &ArchivedListQueues<'_> = read_alone(Kind::ListQueues, frame)?;
+    Ok(ListQueues {
+        group: archived.group.to_native(),
+        after: name(Kind::ListQueues, archived.after.as_str())?,
+        limit: archived.limit.to_native(),
+    })
+}
+
+fn decode_open_session<'a>(frame: &Frame<'a>) -> Result<OpenSession<'a>, FrameError> {
+    let archived: &ArchivedOpenSession<'_> = read_alone(Kind::OpenSession, frame)?;
+    Ok(OpenSession {
+        queue: archived.queue.to_native(),
+        producer: name(Kind::OpenSession, archived.producer.as_str())?,
+    })
+}
+
+fn decode_change_members<'a>(frame: &Frame<'a>) -> Result<ChangeMembers<'a>, FrameError> {
+    let archived: &ArchivedChangeMembers<'_> = read_alone(Kind::ChangeMembers, frame)?;
+    Ok(ChangeMembers {
+        group: archived.group.to_native(),
+        add_node: archived.add_node.to_native(),
+        add_incarnation: archived.add_incarnation.to_native(),
+        host: name(Kind::ChangeMembers, archived.host.as_str())?,
+        port: archived.port.to_native(),
+        remove_node: archived.remove_node.to_native(),
     })
 }
 

@@ -15,13 +15,13 @@ const GOLDEN: &[(&str, &str)] = &[
         "57000000a2ec74ea010300003f00000003000000000000006f72646572732e646561646f7264657273ffff04000000e8030000000000000000100000000000307500000500000000000000000000008b000000c9ffffff",
     ),
     ("ShowQueue", "20000000c56b2864010400000800000004000000000000006f7264657273ffff"),
-    ("ListQueues", "2400000012e8951e010500000c0000000500000000000000ffffffffffffffff64000000"),
+    ("ListQueues", "28000000eca3bbc60105000010000000050000000000000003000000ffffffffffffffff64000000"),
     ("DeleteQueue", "20000000b8e67b6e010600000800000006000000000000006f7264657273ffff"),
     ("PurgeQueue", "200000007e1ba4e9010700000800000007000000000000006f7264657273ffff"),
     ("OpenQueue", "20000000cb44c159010800000800000008000000000000006f7264657273ffff"),
     (
         "OpenSession",
-        "2d0000002a7c54dc010900001500000009000000000000007269736b2d656e67696e652d318d000000f3ffffff",
+        "35000000b049d24e010900001d00000009000000000000007269736b2d656e67696e652d3107000000000000008d000000ebffffff",
     ),
     (
         "Publish",
@@ -34,13 +34,19 @@ const GOLDEN: &[(&str, &str)] = &[
     ),
     ("Unsubscribe", "1c000000c5ac9a67010d0000040000000d0000000000000001000000"),
     ("Ping", "1800000001e0ab27010e0000000000000e00000000000000"),
+    ("ShowGroups", "1800000027601909010f0000000000000f00000000000000"),
+    ("MoveLeader", "20000000aeb58028011000000800000010000000000000002100000002000000"),
+    (
+        "ChangeMembers",
+        "3f000000b74205b5011100002700000011000000000000006e6f6465342e6578616d706c652100000004000000020000008d000000e7ffffff141e03000000",
+    ),
     (
         "Welcome",
-        "520000004b711344018100003a0000000100000000000000ffffffffffffffffe81c6e6f646531ffffffe91c010088776655443322110100000000000000000010000000400000100000ceffffff02000000",
+        "8b0000007e3c7d3301810000730000000100000000000000ffffffffffffffffe81c6e6f646531ffffffe91c6e6f6465322e6578616d706c6501000000ffffffffffffffffe81c020000008d000000e1ffffff4c1d01008877665544332211010000000200000000000000100000000000100000004000001000009dffffff02000000b6ffffff02000000",
     ),
     (
         "Cluster",
-        "3a0000009cd770ef01820000220000000200000000000000ffffffffffffffffe81c88776655443322110100000000000000e6ffffff01000000",
+        "73000000a9127f30018200005b0000000200000000000000ffffffffffffffffe81c6e6f6465322e6578616d706c6501000000ffffffffffffffffe81c020000008d000000e1ffffff4c1d887766554433221101000000020000000000000010000000b5ffffff01000000c4ffffff02000000",
     ),
     (
         "QueueOpened",
@@ -75,6 +81,14 @@ const GOLDEN: &[(&str, &str)] = &[
         "56000000b2024e8d018d00003e0000000a000000000000007175657565206c69766573206f6e2073686172642031050008000000000000002a000000000000000a00000096000000d4ffffff6e6f646531ffffffe91c",
     ),
     ("Closing", "220000002228f7da018e00000a0000000000000000000000140073746f7070696e67"),
+    (
+        "GroupsShown",
+        "d5000000787fc064018f0000bd0000000f000000000000006e6f6465322e6578616d706c650100000001000000ffffffffffffffffe81c010101630000000000000002000000050000008d000000ceffffff4c1d000102280000000000000020000000010000000103000000000000006200000000000000610000000000000063000000000000009dffffff020000002100000000000000000400000000000000000000000000000000000000000000000000000000000000a6ffffff0000000001000000020000000200000092ffffff02000000",
+    ),
+    (
+        "ConsumerEnded",
+        "3200000094dce309019000001a00000000000000000000006e6f64652032206c656164730100000004008c000000eeffffff",
+    ),
 ];
 
 fn settings() -> QueueSettings {
@@ -112,6 +126,53 @@ fn address(host: &str, port: u16) -> ShardAddress {
     ShardAddress { host: host.to_owned(), port }
 }
 
+fn nodes() -> Vec<NodeAddress> {
+    let node = |node, host: &str, port| NodeAddress { node, host: host.to_owned(), port };
+    vec![node(1, "", 7400), node(2, "node2.example", 7500)]
+}
+
+fn cluster_with(shards: Vec<ShardAddress>, nodes: Vec<NodeAddress>) -> Cluster {
+    let cluster = 0x1122_3344_5566_7788;
+    Cluster { cluster, node: 1, incarnation: 2, shard: 0, groups: 16, shards, nodes }
+}
+
+fn groups() -> GroupsShown {
+    let members = vec![
+        MemberInfo {
+            node: 1,
+            incarnation: 1,
+            port: 7400,
+            is_voter: true,
+            is_active: true,
+            state: MemberState::Current as u8,
+            matched: 99,
+            ..MemberInfo::default()
+        },
+        MemberInfo {
+            node: 2,
+            incarnation: 5,
+            host: "node2.example".to_owned(),
+            port: 7500,
+            is_active: true,
+            state: MemberState::Behind as u8,
+            matched: 40,
+            ..MemberInfo::default()
+        },
+    ];
+    let leads = GroupInfo {
+        group: 32,
+        leader: 1,
+        is_leader: true,
+        term: 3,
+        committed: 98,
+        applied: 97,
+        last: 99,
+        members,
+    };
+    let headless = GroupInfo { group: 33, term: 4, ..GroupInfo::default() };
+    GroupsShown { node: 1, incarnation: 2, shard: 2, groups: vec![leads, headless] }
+}
+
 fn encoded(request: u64, words: &impl Words, body: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
     let bytes = encode(&mut out, request, words, body);
@@ -131,21 +192,32 @@ fn requests() -> Vec<Vec<u8>> {
         SettleRun { sequence: 9, count: 1, deliveries: 2, priority: 0, outcome: Outcome::Reject },
     ];
     let publish = Publish { queue: 7, session: 8, epoch: 1, sequence: 42, messages: &messages };
+    let change = ChangeMembers {
+        group: 33,
+        add_node: 4,
+        add_incarnation: 2,
+        host: "node4.example",
+        port: 7700,
+        remove_node: 3,
+    };
     vec![
         encoded(1, &Hello { protocol: PROTOCOL, cluster, agent: "ringmain-client/1" }, &[]),
         encoded(2, &Metadata, &[]),
         encoded(3, &CreateQueue { name, settings: settings() }, &[]),
         encoded(4, &ShowQueue { name }, &[]),
-        encoded(5, &ListQueues { after: "", limit: 100 }, &[]),
+        encoded(5, &ListQueues { group: 3, after: "", limit: 100 }, &[]),
         encoded(6, &DeleteQueue { name }, &[]),
         encoded(7, &PurgeQueue { name }, &[]),
         encoded(8, &OpenQueue { name }, &[]),
-        encoded(9, &OpenSession { producer: "risk-engine-1" }, &[]),
+        encoded(9, &OpenSession { queue: 7, producer: "risk-engine-1" }, &[]),
         encoded(10, &publish, &[b"k1", b"hello", b"abc"]),
         encoded(11, &Subscribe { queue: 7, credit: 64 }, &[]),
         encoded(12, &Settle { consumer: 1, items: &items }, &[]),
         encoded(13, &Unsubscribe { consumer: 1 }, &[]),
         encoded(14, &Ping, &[]),
+        encoded(15, &ShowGroups, &[]),
+        encoded(16, &MoveLeader { group: 33, node: 2 }, &[]),
+        encoded(17, &change, &[]),
     ]
 }
 
@@ -155,11 +227,14 @@ fn replies() -> Vec<Vec<u8>> {
         protocol: PROTOCOL,
         cluster,
         node: 1,
+        incarnation: 2,
         shard: 0,
+        groups: 16,
         message_bytes_max: 1 << 20,
         frame_bytes_max: FRAME_BYTES_MAX,
         inflight_frames_max: 4096,
         shards: vec![address("", 7400), address("node1", 7401)],
+        nodes: nodes(),
     };
     let level = LevelInfo { priority: 3, ready: 6, ready_bytes: 7, in_flight: 8, in_flight_bytes: 9 };
     let receipt = Receipt {
@@ -192,10 +267,11 @@ fn replies() -> Vec<Vec<u8>> {
         redirect_host: "node1",
         redirect_port: 7401,
     };
+    let ended = ConsumerEnded { consumer: 1, code: Code::NotLeader as u16, detail: "node 2 leads" };
     let queues = vec![info("orders", QueueSettings::default(), Vec::new())];
     vec![
         encoded(1, &welcome, &[]),
-        encoded(2, &Cluster { cluster, node: 1, shard: 0, shards: vec![address("", 7400)] }, &[]),
+        encoded(2, &cluster_with(vec![address("", 7400)], nodes()), &[]),
         encoded(8, &QueueOpened { queue: 7, settings: settings() }, &[]),
         encoded(4, &QueueShown { info: info("orders.europe", settings(), vec![level]) }, &[]),
         encoded(5, &QueueList { queues, more: true }, &[]),
@@ -208,6 +284,8 @@ fn replies() -> Vec<Vec<u8>> {
         encoded(0, &Delivery { consumer: 1, queue: 7, messages: &[head] }, &[b"k1", b"hh", b"hello"]),
         encoded(10, &refused, &[]),
         encoded(0, &Closing { code: Code::ShuttingDown as u16, detail: "stopping" }, &[]),
+        encoded(15, &groups(), &[]),
+        encoded(0, &ended, &[]),
     ]
 }
 
@@ -254,6 +332,9 @@ fn encode_request(request: u64, decoded: Request<'_>) -> Vec<u8> {
         }
         Request::Unsubscribe(words) => encoded(request, &words, &[]),
         Request::Ping => encoded(request, &Ping, &[]),
+        Request::ShowGroups => encoded(request, &ShowGroups, &[]),
+        Request::MoveLeader(words) => encoded(request, &words, &[]),
+        Request::ChangeMembers(words) => encoded(request, &words, &[]),
     }
 }
 
@@ -278,6 +359,8 @@ fn encode_reply(request: u64, decoded: Reply<'_>) -> Vec<u8> {
         }
         Reply::Refused(words) => encoded(request, &words, &[]),
         Reply::Closing(words) => encoded(request, &words, &[]),
+        Reply::GroupsShown(words) => encoded(request, &words, &[]),
+        Reply::ConsumerEnded(words) => encoded(request, &words, &[]),
     }
 }
 
@@ -363,18 +446,55 @@ fn texts_are_limited() {
 fn the_longest_lists_can_be_encoded() {
     let long = "x".repeat(255);
     let shards = vec![address(&long, 1); SHARDS_MAX as usize];
-    let bytes = encoded(1, &Cluster { cluster: 1, node: 1, shard: 0, shards }, &[]);
+    let nodes = vec![NodeAddress { node: 1, host: long.clone(), port: 1 }; NODES_MAX as usize];
+    let bytes = encoded(1, &cluster_with(shards, nodes), &[]);
     assert!(matches!(Reply::decode(&whole(&bytes)), Ok(Reply::Cluster(_))));
     let levels = vec![LevelInfo::default(); usize::from(PRIORITIES_MAX)];
     let settings = QueueSettings { dead_letter: long.clone(), ..QueueSettings::default() };
     let queues = vec![info(&long, settings, levels); QUEUES_PER_LIST_MAX as usize];
     let bytes = encoded(1, &QueueList { queues, more: false }, &[]);
     assert!(matches!(Reply::decode(&whole(&bytes)), Ok(Reply::QueueList(_))));
+    let bytes = encoded(1, &groups_of(GROUPS_PER_SHARD_MAX, MEMBERS_MAX), &[]);
+    assert!(matches!(Reply::decode(&whole(&bytes)), Ok(Reply::GroupsShown(_))));
+}
+
+/// So many groups with so many members each.
+fn groups_of(groups: u32, members: u32) -> GroupsShown {
+    let member = MemberInfo { host: "x".repeat(255), ..MemberInfo::default() };
+    let group = GroupInfo { members: vec![member; members as usize], ..GroupInfo::default() };
+    GroupsShown { node: 1, incarnation: 1, shard: 0, groups: vec![group; groups as usize] }
+}
+
+#[test]
+fn lists_of_nodes_groups_and_members_are_limited() {
+    let node = NodeAddress { node: 1, host: String::new(), port: 1 };
+    let nodes = |count: u32| cluster_with(vec![address("", 1)], vec![node.clone(); count as usize]);
+    let refused = |bytes: &[u8], kind, count, max| {
+        assert_eq!(Reply::decode(&whole(bytes)).unwrap_err(), FrameError::Count { kind, count, max });
+    };
+    assert!(Reply::decode(&whole(&encoded(1, &nodes(0), &[]))).is_ok());
+    assert!(Reply::decode(&whole(&encoded(1, &nodes(NODES_MAX), &[]))).is_ok());
+    refused(&encoded(1, &nodes(NODES_MAX + 1), &[]), Kind::Cluster, 65, NODES_MAX);
+    assert!(Reply::decode(&whole(&encoded(1, &groups_of(0, 0), &[]))).is_ok());
+    refused(&encoded(1, &groups_of(17, 1), &[]), Kind::GroupsShown, 17, GROUPS_PER_SHARD_MAX);
+    refused(&encoded(1, &groups_of(1, 65), &[]), Kind::GroupsShown, 65, MEMBERS_MAX);
+    let mut long = groups_of(1, 1);
+    long.groups[0].members[0].host = "x".repeat(256);
+    let error = Reply::decode(&whole(&encoded(1, &long, &[]))).unwrap_err();
+    assert_eq!(error, FrameError::Text { kind: Kind::GroupsShown, bytes: 256, max: NAME_BYTES_MAX });
+}
+
+#[test]
+fn states_keep_their_numbers() {
+    for number in 0..=4 {
+        assert_eq!(MemberState::from(number) as u8, number);
+    }
+    assert_eq!(MemberState::from(99), MemberState::Unknown);
 }
 
 #[test]
 fn codes_and_kinds_keep_their_numbers() {
-    for number in 1..=21 {
+    for number in 1..=23 {
         assert_eq!(Code::from(number) as u16, number);
     }
     assert_eq!(Code::from(0), Code::Internal);
