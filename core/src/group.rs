@@ -25,9 +25,11 @@ use crate::peers::{self, Peers};
 use crate::proposal::{Proposal, Published};
 use crate::queue::consumer::{ConnectionId, ConsumerId};
 use crate::reads::Reads;
+use crate::reply::Reason;
 use crate::shard::{Address, ShardOptions};
 use crate::time::Time;
 use bytes::Bytes;
+use ringmain_net::protocol::Code;
 use ringmain_replication::{
     Effects, Entry, EntryKind, Message, MessageError, Options, Replica, Restored, Role, RoleChange,
 };
@@ -53,6 +55,9 @@ const SESSIONS_EVERY_NS: u64 = 60 * 1_000_000_000;
 const SESSIONS_PER_TURN: usize = 4096;
 /// Purged messages let go of in one turn: some tens of microseconds.
 const REAPED_PER_TURN: usize = 4096;
+
+const MOVED: Reason = (Code::NotLeader, "another node leads this queue now");
+const DELETED: Reason = (Code::NoSuchQueue, "the queue was deleted");
 
 pub(crate) struct Group {
     pub(crate) id: GroupId,
@@ -356,7 +361,7 @@ impl Group {
             self.spare.push(proposal);
         }
         (self.committed_count, self.in_flight_bytes) = (0, 0);
-        turn.outbox.tell_ended(&self.ended);
+        turn.outbox.tell_ended(&self.ended, MOVED);
     }
 
     /// A majority has these entries on disk: what was decided at propose time is answered now.
@@ -386,7 +391,7 @@ impl Group {
         for extent in self.engine_effects.released.drain(..) {
             turn.log.release(extent.position, extent.bytes);
         }
-        turn.outbox.tell_ended(&self.engine_effects.ended);
+        turn.outbox.tell_ended(&self.engine_effects.ended, DELETED);
         self.finish_proposal(entry, turn);
         if entry.kind == EntryKind::Membership {
             self.on_membership(&entry.data);

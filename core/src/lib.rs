@@ -33,6 +33,7 @@ pub mod connection;
 mod dispatch;
 mod group;
 pub mod member;
+mod membership;
 mod outbox;
 mod peering;
 pub mod peers;

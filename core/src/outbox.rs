@@ -6,9 +6,10 @@
 use crate::config::Limits;
 use crate::connection::{Connection, ConnectionId, Connections, Stage};
 use crate::queue::consumer::ConsumerId;
+use crate::reply::Reason;
 use ringmain_net::frame;
 use ringmain_net::peer::{PeerCode, PeerRefused};
-use ringmain_net::protocol::{Closing, Code, Refused, Words};
+use ringmain_net::protocol::{Closing, Code, ConsumerEnded, Words};
 
 pub(crate) struct Outbox {
     pub(crate) connections: Connections,
@@ -93,13 +94,11 @@ impl Outbox {
         }
     }
 
-    /// These consumers ended with their queue, or with this replica's leadership: told unasked, by their number
-    /// in place of a sequence.
-    pub(crate) fn tell_ended(&mut self, ended: &[(ConnectionId, ConsumerId)]) {
+    /// These consumers have ended, and are told why.
+    pub(crate) fn tell_ended(&mut self, ended: &[(ConnectionId, ConsumerId)], (code, detail): Reason) {
         for (connection, consumer) in ended {
-            let detail = "the consumer has ended: its queue was deleted, or moved";
-            let (code, sequence) = (Code::NoSuchConsumer as u16, u64::from(consumer.0));
-            self.send(*connection, 0, &Refused { code, sequence, detail, ..Refused::default() });
+            let words = ConsumerEnded { consumer: consumer.0, code: code as u16, detail };
+            self.send(*connection, 0, &words);
         }
     }
 

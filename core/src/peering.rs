@@ -16,9 +16,9 @@ use crate::time::Time;
 use bytes::Bytes;
 use ringmain_net::frame::Frame;
 use ringmain_net::peer::{
-    self, EntryHead, PeerCode, PeerFrame, PeerHello, PeerRefused, PeerWelcome, ReplicateHead, ReplicateView,
+    self, EntryHead, MessageKind, PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerRefused, PeerWelcome,
+    ReplicateHead, ReplicateView, SnapshotHead,
 };
-use ringmain_net::protocol::PROTOCOL;
 use ringmain_replication::{Entry, EntryKind, Index, Kind, Message, Plain, PlainSnapshot, Term};
 use ringmain_wal::{GroupId, Log, Sequence};
 
@@ -70,13 +70,18 @@ pub(crate) fn send(turn: &mut Turn<'_>, group: GroupId, message: &Message) -> bo
 }
 
 fn encode(out: &mut Vec<u8>, cluster: u64, group: GroupId, plain: &Plain) {
-    let snapshot = plain.snapshot.as_ref();
+    let snapshot = plain.snapshot.as_ref().map(|snapshot| SnapshotHead {
+        index: snapshot.index.0,
+        term: snapshot.term.0,
+        transfer: snapshot.transfer,
+        membership: &snapshot.conf_state,
+    });
     let head = ReplicateHead {
         cluster,
         group: group.0,
         from: plain.from,
         to: plain.to,
-        kind: plain.kind as u8,
+        kind: kind_to_wire(plain.kind),
         reject: plain.reject,
         term: plain.term,
         log_term: plain.log_term,
@@ -87,15 +92,12 @@ fn encode(out: &mut Vec<u8>, cluster: u64, group: GroupId, plain: &Plain) {
         request_snapshot: plain.request_snapshot,
         priority: plain.priority,
         context: &plain.context,
-        snapshot_index: snapshot.map_or(0, |snapshot| snapshot.index.0),
-        snapshot_term: snapshot.map_or(0, |snapshot| snapshot.term.0),
-        transfer: snapshot.map_or(0, |snapshot| snapshot.transfer),
-        conf_state: snapshot.map_or(&[], |snapshot| &snapshot.conf_state),
+        snapshot,
     };
     let entries = plain.entries.iter().map(|entry| {
         let kind = match entry.kind {
-            EntryKind::Normal => 0,
-            EntryKind::Membership => 1,
+            EntryKind::Normal => peer::EntryKind::Normal,
+            EntryKind::Membership => peer::EntryKind::Membership,
         };
         let bytes = entry.data.len() as u32;
         (EntryHead { term: entry.term.0, index: entry.index.0, bytes, kind }, &entry.data[..])
@@ -109,17 +111,20 @@ fn message(view: &ReplicateView<'_>) -> Option<Message> {
     let entry = |(head, data): (EntryHead, &[u8])| Entry {
         term: Term(head.term),
         index: Index(head.index),
-        kind: if head.kind == 0 { EntryKind::Normal } else { EntryKind::Membership },
+        kind: match head.kind {
+            peer::EntryKind::Normal => EntryKind::Normal,
+            peer::EntryKind::Membership => EntryKind::Membership,
+        },
         data: Bytes::copy_from_slice(data),
     };
-    let snapshot = (head.snapshot_index != 0).then(|| PlainSnapshot {
-        index: Index(head.snapshot_index),
-        term: Term(head.snapshot_term),
-        transfer: head.transfer,
-        conf_state: head.conf_state.to_vec(),
+    let snapshot = head.snapshot.map(|snapshot| PlainSnapshot {
+        index: Index(snapshot.index),
+        term: Term(snapshot.term),
+        transfer: snapshot.transfer,
+        conf_state: snapshot.membership.to_vec(),
     });
     let plain = Plain {
-        kind: Kind::from_byte(head.kind)?,
+        kind: kind_from_wire(head.kind),
         from: head.from,
         to: head.to,
         term: head.term,
@@ -136,6 +141,36 @@ fn message(view: &ReplicateView<'_>) -> Option<Message> {
         entries: view.entries().map(entry).collect(),
     };
     plain.into_message().ok()
+}
+
+fn kind_to_wire(kind: Kind) -> MessageKind {
+    match kind {
+        Kind::Append => MessageKind::Append,
+        Kind::AppendResponse => MessageKind::AppendResponse,
+        Kind::RequestVote => MessageKind::RequestVote,
+        Kind::RequestVoteResponse => MessageKind::RequestVoteResponse,
+        Kind::Heartbeat => MessageKind::Heartbeat,
+        Kind::HeartbeatResponse => MessageKind::HeartbeatResponse,
+        Kind::RequestPreVote => MessageKind::RequestPreVote,
+        Kind::RequestPreVoteResponse => MessageKind::RequestPreVoteResponse,
+        Kind::Snapshot => MessageKind::Snapshot,
+        Kind::TimeoutNow => MessageKind::TimeoutNow,
+    }
+}
+
+fn kind_from_wire(kind: MessageKind) -> Kind {
+    match kind {
+        MessageKind::Append => Kind::Append,
+        MessageKind::AppendResponse => Kind::AppendResponse,
+        MessageKind::RequestVote => Kind::RequestVote,
+        MessageKind::RequestVoteResponse => Kind::RequestVoteResponse,
+        MessageKind::Heartbeat => Kind::Heartbeat,
+        MessageKind::HeartbeatResponse => Kind::HeartbeatResponse,
+        MessageKind::RequestPreVote => Kind::RequestPreVote,
+        MessageKind::RequestPreVoteResponse => Kind::RequestPreVoteResponse,
+        MessageKind::Snapshot => Kind::Snapshot,
+        MessageKind::TimeoutNow => Kind::TimeoutNow,
+    }
 }
 
 impl Shard {
@@ -208,7 +243,7 @@ impl Shard {
         let identity = self.options.identity;
         let own = self.options.addresses.first();
         let hello = PeerHello {
-            protocol: PROTOCOL,
+            protocol: PEER_PROTOCOL,
             cluster: identity.cluster,
             node: identity.node,
             incarnation: identity.incarnation,
@@ -223,8 +258,17 @@ impl Shard {
         self.outbox.send_urgent(id, &hello);
     }
 
-    /// The first frame of a connection says that it is a peer's.
-    pub(crate) fn on_peer_hello(&mut self, now: Time, id: ConnectionId, hello: &PeerHello<'_>) {
+    /// The first frame of a connection. False: it is not a peer's.
+    pub(crate) fn on_first_of_peer(&mut self, now: Time, id: ConnectionId, frame: &Frame<'_>) -> bool {
+        let Ok(said) = PeerFrame::decode(frame) else { return false };
+        match said {
+            PeerFrame::PeerHello(hello) => self.on_peer_hello(now, id, &hello),
+            _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "the first frame must be a hello"),
+        }
+        true
+    }
+
+    fn on_peer_hello(&mut self, now: Time, id: ConnectionId, hello: &PeerHello<'_>) {
         if let Some((code, detail)) = self.hello_refusal(hello) {
             self.outbox.refuse_peer(id, code, &detail);
             return;
@@ -239,8 +283,8 @@ impl Shard {
 
     fn hello_refusal(&self, hello: &PeerHello<'_>) -> Option<(PeerCode, String)> {
         let identity = self.options.identity;
-        if hello.protocol != PROTOCOL {
-            let detail = format!("protocol {}: this node speaks {PROTOCOL}", hello.protocol);
+        if hello.protocol != PEER_PROTOCOL {
+            let detail = format!("protocol {}: this node speaks {PEER_PROTOCOL}", hello.protocol);
             return Some((PeerCode::WrongVersion, detail));
         }
         if hello.cluster != identity.cluster {
@@ -314,9 +358,9 @@ impl Shard {
         };
         self.peers.heard(node, now);
         match said {
-            PeerFrame::Welcome(_) => {}
+            PeerFrame::PeerWelcome(_) => {}
             PeerFrame::Replicate(view) => self.on_replicate(now, id, node, &view, output),
-            PeerFrame::Refused(refused) => self.on_refused(node, &refused, output),
+            PeerFrame::PeerRefused(refused) => self.on_refused(node, &refused, output),
             _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a frame that is not for now"),
         }
     }
@@ -331,7 +375,7 @@ impl Shard {
         output: &mut Output,
     ) {
         match said {
-            PeerFrame::Welcome(welcome) => {
+            PeerFrame::PeerWelcome(welcome) => {
                 let identity = self.options.identity;
                 let is_right = welcome.cluster == identity.cluster
                     && welcome.node == node
@@ -345,7 +389,7 @@ impl Shard {
                     self.peers.came_up(node, id, now);
                 }
             }
-            PeerFrame::Refused(refused) => {
+            PeerFrame::PeerRefused(refused) => {
                 self.on_refused(node, refused, output);
                 self.outbox.drop_connection(id);
             }
@@ -354,7 +398,7 @@ impl Shard {
     }
 
     fn on_refused(&mut self, node: u32, refused: &PeerRefused<'_>, output: &mut Output) {
-        match PeerCode::from(refused.code) {
+        match refused.code() {
             PeerCode::Removed => {
                 let detail = format!("node {node} says: {}", refused.detail);
                 output.failure.get_or_insert(Failure::Removed { detail });

@@ -47,6 +47,10 @@ const SMALL_COMMAND_BYTES: usize = 1024;
 impl Shard {
     pub(crate) fn on_frame(&mut self, now: Time, id: ConnectionId, frame: &Frame<'_>) -> Flow {
         let asked = Asked { connection: id, request: frame.request };
+        let is_open = self.outbox.connection(id).is_some_and(|connection| connection.stage == Stage::Open);
+        if !is_open && self.on_first_of_peer(now, id, frame) {
+            return Flow::Done;
+        }
         let request = match Request::decode(frame) {
             Ok(request) => request,
             Err(error) => {
@@ -54,7 +58,6 @@ impl Shard {
                 return Flow::Done;
             }
         };
-        let is_open = self.outbox.connection(id).is_some_and(|connection| connection.stage == Stage::Open);
         match request {
             Request::Hello(hello) if !is_open => self.on_hello(asked, &hello),
             Request::Hello(_) => {
@@ -77,6 +80,18 @@ impl Shard {
             Request::ShowQueue(show) => self.on_show_queue(asked, show.name),
             Request::ListQueues(list) => self.on_list_queues(asked, &list),
             Request::Metadata => self.on_metadata(asked),
+            Request::ShowGroups => {
+                self.on_show_groups(asked);
+                Flow::Done
+            }
+            Request::MoveLeader(wanted) => {
+                self.on_move_leader(asked, wanted);
+                Flow::Done
+            }
+            Request::ChangeMembers(wanted) => {
+                self.on_change_members(asked, &wanted);
+                Flow::Done
+            }
             Request::Ping => {
                 self.outbox.send(id, asked.request, &Pong);
                 Flow::Done
@@ -110,7 +125,10 @@ impl Shard {
             protocol: protocol::PROTOCOL,
             cluster,
             node: self.options.identity.node,
+            incarnation: self.options.identity.incarnation,
             shard: self.options.identity.shard,
+            groups: self.groups.len() as u32,
+            nodes: self.node_addresses(),
             message_bytes_max: self.options.message_bytes_max(),
             frame_bytes_max: self.options.limits.frame_bytes_max(),
             inflight_frames_max: WINDOW as u32,
@@ -122,9 +140,15 @@ impl Shard {
 
     fn on_metadata(&mut self, asked: Asked) -> Flow {
         let identity = self.options.identity;
-        let shards = self.shard_addresses();
-        let cluster =
-            Cluster { cluster: identity.cluster, node: identity.node, shard: identity.shard, shards };
+        let cluster = Cluster {
+            cluster: identity.cluster,
+            node: identity.node,
+            incarnation: identity.incarnation,
+            shard: identity.shard,
+            groups: self.groups.len() as u32,
+            shards: self.shard_addresses(),
+            nodes: self.node_addresses(),
+        };
         self.outbox.send(asked.connection, asked.request, &cluster);
         Flow::Done
     }
@@ -202,7 +226,7 @@ impl Shard {
 
     /// The group of this ordinal, if it can be asked here and now. Otherwise the asker has been told why not: that there
     /// is none, that another node leads it, or that it is not ready.
-    fn serving(&mut self, asked: Asked, number: Option<PublishNumber>, ordinal: usize) -> Option<usize> {
+    pub(crate) fn serving(&mut self, asked: Asked, number: Option<PublishNumber>, ordinal: usize) -> Option<usize> {
         let mut refuse = |reason| match number {
             Some(number) => reply::refuse_publish(&mut self.outbox, asked, number, reason),
             None => reply::refuse(&mut self.outbox, asked, reason),

@@ -1,0 +1,1 @@
+//! Every frame in bytes, and the way back.
