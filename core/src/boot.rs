@@ -21,6 +21,7 @@ use crate::group::{Group, GroupStart, Place, entry_kind};
 use crate::member::{Book, decode_membership};
 use crate::relocation;
 use crate::shard::{Shard, ShardOptions, ShardStart};
+use crate::transfer::INSTALL_COMMIT;
 use bytes::Bytes;
 use ringmain_replication::{Entry, EntryKind, Restored};
 use ringmain_wal::{GroupId, HardState, Index, RecordKind, RecordView, Recovered, Sequence, Term};
@@ -42,6 +43,8 @@ struct GroupReplay {
     needs_checkpoint: bool,
 
     source: Source,
+    /// Another replica's state, as far as its parts were read.
+    staged: Option<Staged>,
     membership: Vec<u8>,
     hard_state: HardState,
     base: (Index, Term),
@@ -57,6 +60,14 @@ enum Source {
     Live(Box<Engine>),
 }
 
+struct Staged {
+    transfer: u64,
+    next_part: u32,
+    is_whole: bool,
+    membership: Vec<u8>,
+    restore: Box<Restore>,
+}
+
 impl Replay {
     pub fn new(options: ShardOptions) -> Self {
         Self { options, needs_checkpoint: false, groups: BTreeMap::new(), checkpoint_number: 0, records: 0 }
@@ -68,7 +79,9 @@ impl Replay {
         }
         self.records += 1;
         match record.header.kind {
-            RecordKind::Boot | RecordKind::Vouch => Ok(()),
+            // What is staged counts once an Install record names it, and that says all that matters of it.
+            RecordKind::Boot | RecordKind::Vouch | RecordKind::Staged => Ok(()),
+            RecordKind::Install => self.on_install(record),
             RecordKind::Entry => self.on_entry(record),
             RecordKind::HardState => self.group(record.header.group)?.on_hard_state(record.header.hard_state),
             RecordKind::Checkpoint => self.on_checkpoint(record),
@@ -90,6 +103,7 @@ impl Replay {
                 true => Source::AwaitingCheckpoint,
                 false => Source::Live(Box::new(Engine::new(options))),
             },
+            staged: None,
             membership: Vec::new(),
             hard_state: HardState::default(),
             base: (Index(0), Term(0)),
@@ -126,6 +140,21 @@ impl Replay {
         let group = self.group(record.header.group)?;
         group.on_part(part)?;
         group.on_hard_state(hard_state)
+    }
+
+    fn on_install(&mut self, record: &RecordView<'_>) -> Result<(), Failure> {
+        let header = &record.header;
+        let group = self.group(header.group)?;
+        if header.tag == INSTALL_COMMIT {
+            let transfer = record.payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+            let transfer = transfer.ok_or(Failure::Replay { why: "an install record is too short" })?;
+            group.install(transfer, (header.index, header.term))?;
+        } else {
+            let part =
+                Part::decode(record.payload).ok_or(Failure::Replay { why: "a checkpoint part is malformed" })?;
+            group.stage(part)?;
+        }
+        group.on_hard_state(header.hard_state)
     }
 
     /// Every record was seen: the shard as it was, with nothing in flight.
@@ -244,6 +273,44 @@ impl GroupReplay {
         while self.pending.front().is_some_and(|(entry, _)| entry.index <= applied) {
             self.pending.pop_front();
         }
+        Ok(())
+    }
+
+    /// A part of a state that was sent by a peer. One that was begun and not finished is of no meaning.
+    fn stage(&mut self, part: Part<'_>) -> Result<(), Failure> {
+        if part.part == 0 {
+            self.staged = Some(Staged {
+                transfer: part.number,
+                next_part: 0,
+                is_whole: false,
+                membership: part.membership.to_vec(),
+                restore: Box::new(Restore::new(self.options)),
+            });
+        }
+        // Reading began in the midst of one whose commit is not to come: recovery begins before those that count.
+        let Some(staged) = self.staged.as_mut() else { return Ok(()) };
+        if staged.transfer != part.number || staged.next_part != part.part {
+            self.staged = None;
+            return Ok(());
+        }
+        staged.restore.feed(part.state)?;
+        staged.next_part += 1;
+        staged.is_whole = part.is_last;
+        Ok(())
+    }
+
+    /// The state that was staged took the place of the one before.
+    fn install(&mut self, transfer: u64, applied: (Index, Term)) -> Result<(), Failure> {
+        let staged = self.staged.take().filter(|staged| staged.is_whole && staged.transfer == transfer);
+        let staged = staged.ok_or(Failure::Replay { why: "a checkpoint was installed that is not there" })?;
+        let engine = staged.restore.finish()?;
+        if engine.applied() != applied {
+            return Err(Failure::Replay { why: "a checkpoint was installed that is of another index" });
+        }
+        self.source = Source::Live(Box::new(engine));
+        self.membership = staged.membership;
+        self.base = applied;
+        self.pending.clear();
         Ok(())
     }
 

@@ -37,7 +37,7 @@ use ringmain_wal::{GroupId, Index, Position, Term};
 pub use restore::Restore;
 pub(crate) use restore::Restored;
 
-use crate::command::{put_signed, put_varint};
+use crate::command::{QueueId, put_signed, put_varint};
 use crate::engine::registry::Image;
 use crate::queue::Queue;
 use crate::queue::level::{Level, Slot};
@@ -128,6 +128,11 @@ impl Checkpoint {
             places: Digest::of_places(),
             counts,
         }
+    }
+
+    /// A walk over the same messages.
+    pub(crate) fn walk(&self) -> Walk {
+        Walk { queues: self.queues.clone(), place: Place::default() }
     }
 
     /// Where in the log the image was taken.
@@ -227,6 +232,48 @@ impl Checkpoint {
         put_varint(out, self.head.clock.0);
         put_varint(out, self.head.queue_serial);
         put_varint(out, self.head.session_serial);
+    }
+}
+
+/// Walks over the messages of an image in the order in which its parts name them.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    queues: Image<Queue>,
+    place: Place,
+}
+
+/// A message, as slot of its queue, rank of its level and sequence at the earliest.
+#[derive(Copy, Clone, Debug, Default)]
+pub(crate) struct Place {
+    pub(crate) slot: u32,
+    pub(crate) rank: usize,
+    pub(crate) sequence: u64,
+}
+
+impl Walk {
+    /// The next message: its queue, and where it is stored.
+    pub(crate) fn peek(&mut self) -> Option<(QueueId, Position, u32)> {
+        loop {
+            let (slot, queue) = self.queues.next_used(self.place.slot)?;
+            if slot != self.place.slot {
+                self.place = Place { slot, ..Place::default() };
+            }
+            let Some(level) = queue.levels().get(self.place.rank) else {
+                self.place = Place { slot: slot + 1, ..Place::default() };
+                continue;
+            };
+            let Some((sequence, message)) = level.iter_from(self.place.sequence).next() else {
+                self.place = Place { slot, rank: self.place.rank + 1, sequence: 0 };
+                continue;
+            };
+            self.place.sequence = sequence;
+            return Some((queue.id, message.position, message.stored_bytes));
+        }
+    }
+
+    /// Goes on behind what `peek` named.
+    pub(crate) fn advance(&mut self) {
+        self.place.sequence += 1;
     }
 }
 

@@ -22,7 +22,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::group::Group;
 use bytes::Bytes;
-use ringmain_wal::{GroupId, HardState, Index, Log, Position, Record, RecordKind, Sequence, Term};
+use ringmain_wal::{Appended, GroupId, HardState, Index, Log, Position, Record, RecordKind, Sequence, Term};
 
 /// Payload of one part: small beside a turn's budget.
 pub(crate) const PART_BYTES_MAX: usize = 256 << 10;
@@ -142,27 +142,11 @@ impl Checkpointer {
 
     fn write_part(&mut self, log: &mut Log) {
         let State::Writing(writing) = &mut self.state else { return };
-        if !log.room((PART_BYTES_MAX + PART_HEADER_BYTES) as u64) {
-            return;
-        }
         // `begin` takes one image per group and a shard has at least one group.
         let image = writing.images.last_mut().expect("an image is left while writing");
-        let mut payload = Vec::with_capacity(PART_BYTES_MAX + PART_HEADER_BYTES);
-        image.encode_header(self.number, writing.part, &mut payload);
-        let is_last = image.state.encode_some(&mut payload, PART_BYTES_MAX - image.membership.len());
-        if is_last {
-            payload[12..16].copy_from_slice(&FLAG_LAST.to_le_bytes());
-        }
-        self.size_bytes += payload.len() as u64;
-        let appended = log.append(Record {
-            group: image.group,
-            kind: RecordKind::Checkpoint,
-            tag: 0,
-            term: image.term,
-            index: image.applied,
-            hard_state: image.hard_state,
-            payload: Bytes::from(payload),
-        });
+        let written = append_part(log, image, self.number, writing.part, RecordKind::Checkpoint);
+        let Some(WrittenPart { appended, bytes, is_last }) = written else { return };
+        self.size_bytes += bytes;
         let first = ReplayFrom { position: appended.record, sequence: appended.sequence };
         let replay_from = *writing.replay_from.get_or_insert(first);
         writing.part += 1;
@@ -174,6 +158,43 @@ impl Checkpointer {
             self.state = State::Syncing { last: appended.sequence, replay_from };
         }
     }
+}
+
+/// A part that the log has taken.
+pub(crate) struct WrittenPart {
+    pub(crate) appended: Appended,
+    pub(crate) bytes: u64,
+    pub(crate) is_last: bool,
+}
+
+/// Appends the next part of an image, and says whether it was the last. `None`: the log has no room now.
+pub(crate) fn append_part(
+    log: &mut Log,
+    image: &mut Image,
+    number: u64,
+    part: u32,
+    kind: RecordKind,
+) -> Option<WrittenPart> {
+    if !log.room((PART_BYTES_MAX + PART_HEADER_BYTES) as u64) {
+        return None;
+    }
+    let mut payload = Vec::with_capacity(PART_BYTES_MAX + PART_HEADER_BYTES);
+    image.encode_header(number, part, &mut payload);
+    let is_last = image.state.encode_some(&mut payload, PART_BYTES_MAX - image.membership.len());
+    if is_last {
+        payload[12..16].copy_from_slice(&FLAG_LAST.to_le_bytes());
+    }
+    let bytes = payload.len() as u64;
+    let appended = log.append(Record {
+        group: image.group,
+        kind,
+        tag: 0,
+        term: image.term,
+        index: image.applied,
+        hard_state: image.hard_state,
+        payload: Bytes::from(payload),
+    });
+    Some(WrittenPart { appended, bytes, is_last })
 }
 
 impl Image {

@@ -28,6 +28,7 @@ use crate::reads::Reads;
 use crate::reply::Reason;
 use crate::shard::{Address, ShardOptions};
 use crate::time::Time;
+use crate::transfer::{Source, Target};
 use bytes::Bytes;
 use ringmain_net::protocol::Code;
 use ringmain_replication::{
@@ -92,6 +93,14 @@ pub(crate) struct Group {
     pub(crate) reads: Reads,
     /// The membership has changed since it was last looked at.
     pub(crate) has_new_book: bool,
+    /// The whole state on its way to a peer.
+    pub(crate) source: Option<Box<Source>>,
+    /// Another replica's state on its way here.
+    pub(crate) target: Option<Box<Target>>,
+    /// The engine has taken what was staged: it takes the place of the state before anything else is applied.
+    is_installing: bool,
+    /// Begun in the life of this process.
+    pub(crate) transfers: u64,
 
     // Reused between turns.
     effects: Effects,
@@ -161,6 +170,10 @@ impl Group {
             balanced: None,
             reads: Reads::default(),
             has_new_book: true,
+            source: None,
+            target: None,
+            is_installing: false,
+            transfers: 0,
             effects: Effects::default(),
             engine_effects: EngineEffects::default(),
             settlements: Vec::new(),
@@ -267,6 +280,9 @@ impl Group {
         loop {
             self.write(turn.log);
             self.send(turn);
+            if std::mem::take(&mut self.is_installing) {
+                self.install(turn);
+            }
             if let Some(change) = self.effects.role.take() {
                 self.on_role(change, turn);
             }
@@ -297,6 +313,13 @@ impl Group {
         self.replica.drive(&mut self.effects);
         for write in self.effects.writes.drain(..) {
             let mut last = None;
+            if let Some(install) = &write.install {
+                // A snapshot message is heard only when what it names is staged.
+                let target = self.target.as_ref().expect("what is installed was staged");
+                last = Some(log.append(target.commit_record(install, write.hard_state)).sequence);
+                self.places.clear();
+                self.is_installing = true;
+            }
             for (at, entry) in write.entries.iter().enumerate() {
                 let appended = log.append(Record {
                     group: self.id,
@@ -421,10 +444,15 @@ impl Group {
 
     /// A message of a peer's, its addresses checked. What there is no room for is dropped: the leader asks again.
     pub(crate) fn on_message(&mut self, message: Message, turn: &mut Turn<'_>) -> Result<(), Failure> {
-        let entry_bytes = |entry: &ringmain_replication::EngineEntry| entry.data.len() + RECORD_BYTES_MAX;
-        let bytes: usize = message.entries.iter().map(entry_bytes).sum();
+        let bytes: usize = message.entries.iter().map(|entry| entry.data.len() + RECORD_BYTES_MAX).sum();
         if !turn.log.room((bytes + LOG_RESERVE_BYTES) as u64) {
             return Ok(());
+        }
+        if let Some((transfer, index, term)) = ringmain_replication::checkpoint_named(&message) {
+            let is_staged = self.target.as_ref().is_some_and(|target| target.is_staged(transfer, index, term));
+            if !is_staged {
+                return Ok(());
+            }
         }
         match self.replica.on_message(message) {
             Err(MessageError::LostEntries { commit, last }) => Err(Failure::LostEntries { commit, last }),
@@ -432,6 +460,23 @@ impl Group {
             Err(_) => Ok(()),
             Ok(()) => self.drive(turn),
         }
+    }
+
+    /// What was staged takes the place of the state.
+    #[cold]
+    fn install(&mut self, turn: &mut Turn<'_>) {
+        assert!(!self.engine.is_leading());
+        assert!(self.proposals.is_empty());
+        for extent in self.engine.extents() {
+            turn.log.release(extent.position, extent.bytes);
+        }
+        while self.reap(turn.log) {}
+        let target = self.target.take().expect("what is installed was staged");
+        let installed = target.into_installed();
+        self.engine = installed.engine;
+        self.book = installed.book;
+        self.has_new_book = true;
+        assert_eq!(self.engine.applied(), self.replica.applied());
     }
 
     /// 20 ms have passed. Without room in the log nothing could be promised: then time stands still here, and others
@@ -525,9 +570,12 @@ impl Group {
         has_more
     }
 
-    /// Where recovery would have to begin for the entries that are not applied.
+    /// Where recovery would have to begin for the entries that are not applied, and for what is staged.
     pub(crate) fn first_unapplied(&self) -> Option<ReplayFrom> {
-        self.places.front().map(|place| ReplayFrom { position: place.record, sequence: place.sequence })
+        let entry =
+            self.places.front().map(|place| ReplayFrom { position: place.record, sequence: place.sequence });
+        let staged = self.target.as_ref().and_then(|target| target.first_record());
+        [entry, staged].into_iter().flatten().min_by_key(|from| from.sequence)
     }
 
     /// The state at this moment, cheap to take.

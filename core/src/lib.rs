@@ -43,6 +43,7 @@ mod reads;
 mod relocation;
 mod reply;
 mod request;
+mod transfer;
 
 pub mod checkpoint;
 pub mod command;

@@ -187,6 +187,8 @@ impl Shard {
                 self.groups.iter_mut().for_each(Group::hand_over);
             }
             self.balance(now);
+            self.groups.iter_mut().for_each(Group::promote);
+            self.tend_transfers(now);
             // What waits for room may wait for a leader.
             self.has_new_room = true;
         }
@@ -361,6 +363,7 @@ impl Shard {
             PeerFrame::PeerWelcome(_) => {}
             PeerFrame::Replicate(view) => self.on_replicate(now, id, node, &view, output),
             PeerFrame::PeerRefused(refused) => self.on_refused(node, &refused, output),
+            said if self.on_transfer(now, node, &said) => {}
             _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a frame that is not for now"),
         }
     }

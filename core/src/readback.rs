@@ -18,6 +18,7 @@ pub(crate) enum Reader {
     Queue(u64),
     /// Of the group of this ordinal.
     Relocation(usize),
+    Transfer(usize),
 }
 
 /// A stretch of the log to be read by the runtime: page-aligned, inside one segment.

@@ -189,7 +189,7 @@ pub struct Shard {
     pub(crate) tick_at: Time,
     pub(crate) stall: Stall,
     dispatcher: Dispatcher,
-    readback: Readback,
+    pub(crate) readback: Readback,
     checkpointer: Checkpointer,
     /// One for each group.
     relocations: Vec<Relocation>,
@@ -467,6 +467,11 @@ impl Shard {
         for reader in self.wake.drain(..) {
             match reader {
                 Reader::Relocation(ordinal) => self.relocations[ordinal].on_read(),
+                Reader::Transfer(ordinal) => {
+                    if let Some(source) = &mut self.groups[ordinal].source {
+                        source.on_read();
+                    }
+                }
                 Reader::Queue(queue) => {
                     self.groups.iter_mut().for_each(|group| group.engine.unpark(QueueId(queue)));
                 }
@@ -490,6 +495,7 @@ impl Shard {
         self.answer_reads();
         let reads_before = output.reads.len();
         self.maintain(output);
+        self.advance_transfers(now, output);
         self.dispatch(now, output);
         // What is read stays where it is until it was read, even if it is settled meanwhile.
         for window in &output.reads[reads_before..] {

@@ -304,6 +304,16 @@ impl Log {
         self.retention.retry();
     }
 
+    /// Until `thaw` no segment is recycled: what was live at this moment can be read until then. Freezing twice is
+    /// freezing once.
+    pub fn freeze(&mut self) {
+        self.retention.set_frozen(true);
+    }
+
+    pub fn thaw(&mut self) {
+        self.retention.set_frozen(false);
+    }
+
     /// A segment was refused, and nobody has retried since.
     pub fn segments_refused(&self) -> bool {
         self.retention.is_refused()

@@ -58,6 +58,10 @@ pub enum RecordKind {
     Relocation = 5,
     /// Says nothing but its `durable_upto`, written by the log itself when it falls idle.
     Vouch = 6,
+    /// Messages of a checkpoint that a peer sends; they count once an `Install` record names them.
+    Staged = 7,
+    /// Parts of such a checkpoint, and the record that puts it in the place of what the group was before.
+    Install = 8,
 }
 
 impl RecordKind {
@@ -69,6 +73,8 @@ impl RecordKind {
             4 => Some(Self::Checkpoint),
             5 => Some(Self::Relocation),
             6 => Some(Self::Vouch),
+            7 => Some(Self::Staged),
+            8 => Some(Self::Install),
             _ => None,
         }
     }
@@ -81,6 +87,8 @@ impl RecordKind {
             Self::Checkpoint => "checkpoint",
             Self::Relocation => "relocation",
             Self::Vouch => "vouch",
+            Self::Staged => "staged",
+            Self::Install => "install",
         }
     }
 }

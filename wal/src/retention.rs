@@ -68,6 +68,8 @@ pub(crate) struct Retention {
     /// Reads under way, by segment. Such a segment keeps its file, whatever else is true of it.
     pins: BTreeMap<u64, u32>,
     preparing: Option<PrepareSegment>,
+    /// Somebody reads what was live a while ago: no segment is recycled.
+    is_frozen: bool,
     /// There was no space for a new file.
     refused: bool,
 }
@@ -95,6 +97,7 @@ impl Retention {
             recyclable: BTreeSet::new(),
             pins: BTreeMap::new(),
             preparing: None,
+            is_frozen: false,
             refused: false,
         };
         for &(number, state) in segments {
@@ -133,7 +136,8 @@ impl Retention {
             return None;
         }
         let number = self.current + self.ready + 1;
-        let recyclable = self.recyclable.iter().copied().find(|number| !self.pins.contains_key(number));
+        let is_free = |number: &u64| !self.is_frozen && !self.pins.contains_key(number);
+        let recyclable = self.recyclable.iter().copied().find(is_free);
         let prepare = match recyclable {
             Some(from) => {
                 self.recyclable.remove(&from);
@@ -170,6 +174,10 @@ impl Retention {
             self.present += 1;
             self.recyclable.insert(from);
         }
+    }
+
+    pub(crate) fn set_frozen(&mut self, is_frozen: bool) {
+        self.is_frozen = is_frozen;
     }
 
     pub(crate) fn retry(&mut self) {

@@ -4,6 +4,7 @@ use ringmain_wal::Position;
 
 use super::Engine;
 use super::application::note_extent;
+use crate::checkpoint::Place;
 use crate::command::{Extent, QueueId};
 
 /// A live message in a segment that is to be emptied.
@@ -90,6 +91,35 @@ impl Engine {
             slot.position = to;
         }
         is_there
+    }
+
+    /// The message at this place or behind it: its queue and how many bytes it has.
+    pub(crate) fn message_at(&self, place: &mut Place) -> Option<(QueueId, u32)> {
+        loop {
+            let (slot, queue) = self.queues.next_used(place.slot)?;
+            if slot != place.slot {
+                *place = Place { slot, ..Place::default() };
+            }
+            let Some(level) = queue.levels().get(place.rank) else {
+                *place = Place { slot: slot + 1, ..Place::default() };
+                continue;
+            };
+            let Some((sequence, message)) = level.iter_from(place.sequence).next() else {
+                *place = Place { slot, rank: place.rank + 1, sequence: 0 };
+                continue;
+            };
+            place.sequence = sequence;
+            return Some((queue.id, message.stored_bytes));
+        }
+    }
+
+    /// The message that `message_at` has just named lies here now.
+    pub(crate) fn store_at(&mut self, place: &mut Place, position: Position) {
+        let id = self.queues.next_used(place.slot).map(|(_, queue)| queue.id);
+        let queue = id.and_then(|id| self.queues.find_mut(id.0));
+        let slot = queue.and_then(|queue| queue.slot_mut(place.rank, place.sequence));
+        slot.expect("the message was named just now").position = position;
+        place.sequence += 1;
     }
 
     /// What was purged and deleted during a replay holds nothing: only what is live at its end is held.

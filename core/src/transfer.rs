@@ -1,0 +1,41 @@
+//! A group's whole state on its way to a peer that cannot be helped with the log any more.
+//!
+//! Lives inside a group. The leader (`source`) sends an image of the state, part by part, and then the messages that it
+//! names, in the order of the image; what it reads is frozen in its log meanwhile. The receiver (`target`) stores the
+//! messages in its own log, lets the state name their new places, and writes that state down. All of this changes
+//! nothing of what the receiver is. Then:
+//!
+//! ```text
+//!  source                                             target
+//!  Begin ─────────────────────────────────────────▶   forgets what it had staged
+//!  Part 0 … Part n ───────────────────────────────▶   builds the state                ─▶ Ack
+//!  Payloads 0 … n ────────────────────────────────▶   Staged records; durable         ─▶ Ack
+//!                                                     Install records (parts); durable
+//!  offers it to the engine of consensus   ◀───────────────────────────────────────────── Staged
+//!  the engine's snapshot message ─────────────────▶   the engine takes it: one Install record (commit),
+//!                                                     written with the engine's hard state, puts the staged
+//!                                                     state in the place of the old one
+//! ```
+//!
+//! A crash before the commit record leaves the old state, and what was staged is garbage that nothing names. A replay
+//! that finds the commit record has read the parts before it: as long as something is staged, recovery begins there at
+//! the latest (`first_record`).
+//!
+//! The bytes go through the lane of bulk, behind entries, and only while little waits there.
+
+mod shard;
+mod source;
+mod target;
+
+pub(crate) use source::{Route, Source, Supply};
+pub(crate) use target::{INSTALL_COMMIT, Target};
+
+/// Frames of parts and of payloads that may be unacknowledged.
+const PARTS_IN_FLIGHT_MAX: u32 = 4;
+const PAYLOADS_IN_FLIGHT_MAX: u32 = 8;
+/// More than this unsent to the peer: its entries go first.
+const UNSENT_MAX: usize = 1 << 20;
+/// Of messages in one frame, and in one record of the target, but for a single larger message.
+const PAYLOADS_BYTES_MAX: usize = 256 << 10;
+/// Neither side waits longer for the other.
+const SILENCE_MAX_NS: u64 = 10_000_000_000;

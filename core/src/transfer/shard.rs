@@ -1,0 +1,195 @@
+//! How a shard's groups come to their transfers: when one begins, which frame is whose, and what ends it.
+
+use super::{Route, Source, Supply, Target};
+use crate::engine::EngineOptions;
+use crate::group::{Group, Turn};
+use crate::member::{self, node_of};
+use crate::readback::Reader;
+use crate::shard::{Output, Shard};
+use crate::time::Time;
+use ringmain_net::peer::{PeerCode, PeerFrame};
+use ringmain_wal::GroupId;
+
+impl Shard {
+    /// A frame of a transfer. False: it is none, or from somebody else than it says.
+    pub(crate) fn on_transfer(&mut self, now: Time, node: u32, said: &PeerFrame<'_>) -> bool {
+        let (cluster, group, from, to) = match said {
+            PeerFrame::TransferBegin { begin, .. } => (begin.cluster, begin.group, begin.from, begin.to),
+            PeerFrame::TransferPart { part, .. } => (part.cluster, part.group, part.from, part.to),
+            PeerFrame::TransferPayloads { payloads, .. } => {
+                (payloads.cluster, payloads.group, payloads.from, payloads.to)
+            }
+            PeerFrame::TransferAck(ack) => (ack.cluster, ack.group, ack.from, ack.to),
+            PeerFrame::TransferStaged(staged) => (staged.cluster, staged.group, staged.from, staged.to),
+            PeerFrame::TransferAborted(aborted) => (aborted.cluster, aborted.group, aborted.from, aborted.to),
+            _ => return false,
+        };
+        let is_ours = cluster == self.options.identity.cluster && to == self.options.replica();
+        let is_theirs = self.peers.member(node).is_some_and(|member| member.replica() == from);
+        let ordinal = self.options.ordinal(GroupId(group)).filter(|_| is_ours && is_theirs);
+        let Some(ordinal) = ordinal else { return false };
+        let options = EngineOptions {
+            group: GroupId(group),
+            ordinal: ordinal as u32,
+            messages_max: self.options.limits.messages_max,
+        };
+        let mut turn = Turn {
+            now,
+            log: &mut self.log,
+            outbox: &mut self.outbox,
+            peers: &mut self.peers,
+            cluster: self.options.identity.cluster,
+        };
+        self.groups[ordinal].on_transfer(from, said, options, &mut turn);
+        true
+    }
+
+    /// Looked at with every tick: who needs a checkpoint, and which transfer has come to nothing.
+    pub(crate) fn tend_transfers(&mut self, now: Time) {
+        for group in &mut self.groups {
+            let mut turn = Turn {
+                now,
+                log: &mut self.log,
+                outbox: &mut self.outbox,
+                peers: &mut self.peers,
+                cluster: self.options.identity.cluster,
+            };
+            group.tend_transfers(&mut turn);
+        }
+        let is_needed = |group: &Group| group.source.as_ref().is_some_and(|source| source.needs_log());
+        if self.groups.iter().any(is_needed) {
+            self.log.freeze();
+        } else {
+            self.log.thaw();
+        }
+    }
+
+    /// A turn's share of every transfer.
+    pub(crate) fn advance_transfers(&mut self, now: Time, output: &mut Output) {
+        for (ordinal, group) in self.groups.iter_mut().enumerate() {
+            let mut turn = Turn {
+                now,
+                log: &mut self.log,
+                outbox: &mut self.outbox,
+                peers: &mut self.peers,
+                cluster: self.options.identity.cluster,
+            };
+            if let Some(target) = &mut group.target {
+                target.advance(&mut turn);
+                output.is_unfinished |= target.is_busy();
+            }
+            let Some(source) = &mut group.source else { continue };
+            let mut supply =
+                Supply { readback: &mut self.readback, reader: Reader::Transfer(ordinal) };
+            match source.advance(&mut turn, &mut supply) {
+                Ok(read) => output.reads.extend(read),
+                Err(failure) => _ = output.failure.get_or_insert(failure),
+            }
+        }
+    }
+}
+
+impl Group {
+    fn on_transfer(&mut self, from: u64, said: &PeerFrame<'_>, options: EngineOptions, turn: &mut Turn<'_>) {
+        let hard_state = self.hard_state();
+        let outcome = match said {
+            PeerFrame::TransferBegin { begin, membership } => {
+                if let Some(before) = self.target.take() {
+                    before.abandon(turn, None);
+                }
+                // Whoever leads needs no other replica's state.
+                if !self.is_leader() {
+                    self.target = Target::new(begin, membership, options, turn.now).map(Box::new);
+                }
+                return;
+            }
+            PeerFrame::TransferPart { part, bytes } => match self.target_of(from, part.transfer) {
+                Some(target) => target.on_part(part, bytes, turn),
+                None => return,
+            },
+            PeerFrame::TransferPayloads { payloads, bytes } => match self.target_of(from, payloads.transfer) {
+                Some(target) => target.on_payloads(payloads, bytes, hard_state, turn),
+                None => return,
+            },
+            PeerFrame::TransferAborted(aborted) => {
+                if self.target_of(from, aborted.transfer).is_some()
+                    && let Some(target) = self.target.take()
+                {
+                    target.abandon(turn, None);
+                }
+                if self.source_to(from, aborted.transfer).is_some() {
+                    self.end_source();
+                }
+                return;
+            }
+            PeerFrame::TransferAck(ack) => {
+                if let Some(source) = self.source_to(from, ack.transfer) {
+                    source.on_ack(ack, turn.now);
+                }
+                return;
+            }
+            PeerFrame::TransferStaged(staged) => {
+                if let Some(source) = self.source_to(from, staged.transfer) {
+                    let offer = source.on_staged(turn.now);
+                    // Refused when the log has gone on without the entries behind it: then it begins again.
+                    if !self.replica.offer_checkpoint(from, offer) {
+                        self.end_source();
+                    }
+                }
+                return;
+            }
+            _ => return,
+        };
+        if let Err(reason) = outcome
+            && let Some(target) = self.target.take()
+        {
+            target.abandon(turn, Some(reason));
+        }
+    }
+
+    fn target_of(&mut self, from: u64, transfer: u64) -> Option<&mut Target> {
+        self.target.as_deref_mut().filter(|target| target.is_of(from, transfer))
+    }
+
+    fn source_to(&mut self, to: u64, transfer: u64) -> Option<&mut Source> {
+        self.source.as_deref_mut().filter(|source| source.to() == to && source.transfer() == transfer)
+    }
+
+    fn end_source(&mut self) {
+        if let Some(source) = self.source.take() {
+            self.replica.withdraw_checkpoint(source.to());
+        }
+    }
+
+    fn tend_transfers(&mut self, turn: &mut Turn<'_>) {
+        let is_over = self.target.as_ref().is_some_and(|target| target.is_overdue(turn.now) || self.is_leader());
+        if is_over && let Some(target) = self.target.take() {
+            target.abandon(turn, Some((PeerCode::Busy, "nothing came for too long")));
+        }
+        if let Some(source) = &self.source {
+            let to = source.to();
+            let is_reached = turn.peers.up(node_of(to)).is_some();
+            let has_it = self.replica.progress().any(|peer| peer.id == to && source.index() <= peer.matched);
+            if has_it || !self.is_leader() || !is_reached || source.is_overdue(turn.now) {
+                if !has_it {
+                    source.abort(turn, "the transfer was given up");
+                }
+                self.end_source();
+            }
+            return;
+        }
+        if !self.is_serving() {
+            return;
+        }
+        let wanted = self.replica.checkpoint_wanted();
+        let Some(to) = wanted.filter(|to| turn.peers.up(node_of(*to)).is_some()) else { return };
+        let image = self.engine.checkpoint();
+        let conf_state = self.replica.conf_state();
+        let membership = member::encode_membership(&conf_state, &self.book);
+        self.transfers += 1;
+        // Rises within a term, and terms rise: no two transfers of a group are called alike.
+        let transfer = self.term().0 << 16 | self.transfers & 0xffff;
+        let route = Route { cluster: turn.cluster, group: self.id, from: self.replica.id(), to, transfer };
+        self.source = Some(Box::new(Source::new(route, image, (conf_state, membership), turn.now)));
+    }
+}
