@@ -1,10 +1,10 @@
-//! The wire: what the bytes between a client and a shard mean.
+//! The wire: what the bytes between a client and a shard, and between two nodes, mean.
 //!
 //! A connection carries *frames* in both directions. [`frame`] cuts a byte stream into frames and builds
-//! them, [`protocol`] says what a frame of each kind means, [`route`] which shard a queue lives on, and
-//! [`headers`] how the headers that users attach to a message are laid out. All of that is pure: bytes in,
-//! views and bytes out, no clock, no file, no socket. The socket itself is one file apart, behind the
-//! feature `socket`.
+//! them, [`protocol`] says what a frame of each kind means between a client and a shard, [`peer`] between two nodes,
+//! [`route`] which shard a queue lives on, and [`headers`] how the headers that users attach to a message are
+//! laid out. All of that is pure: bytes in, views and bytes out, no clock, no file, no socket. The socket
+//! itself is one file apart, behind the feature `socket`.
 //!
 //! What holds everywhere here:
 //!
@@ -12,7 +12,7 @@
 //! - A limit is checked before anything is allocated for what it limits. Decoding a request allocates only
 //!   for queue settings and lists, and never more than a small multiple of the bytes received.
 //! - Archives are read in place with checked access; payloads are borrowed from the receive buffer.
-//! - The layout of every frame is written down in bytes in [`protocol`] and pinned by golden-byte tests.
+//! - The layout of every frame is written down in bytes in [`protocol`] or [`peer`] and pinned by golden-byte tests.
 //!
 //! Not here: retries, sessions, windows (the client crate), queues and their limits (the core crate).
 

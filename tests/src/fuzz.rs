@@ -8,6 +8,7 @@
 //! allocation  what the fed thread holds on the heap, and the most that it held
 //! mutation    what is done to the bytes
 //! wire        frames, requests, replies, headers
+//! peer        what nodes say to each other
 //! log         segments, superblocks, recovery, and the shard that comes out of it
 //! engine      entries, stored messages, checkpoints
 //! request     a whole shard under a stream of requests
@@ -21,6 +22,7 @@ mod config;
 mod engine;
 mod log;
 mod mutation;
+mod peer;
 mod request;
 mod wire;
 
@@ -66,9 +68,10 @@ pub struct Finding {
     pub input: Vec<u8>,
 }
 
-pub static TARGETS: [Target; 10] = [
+pub static TARGETS: [Target; 11] = [
     wire::FRAME,
     wire::HEADERS,
+    peer::PEER,
     log::PAGES,
     log::RECOVERY,
     log::REPLAY,
@@ -219,7 +222,8 @@ impl fmt::Display for Finding {
 
 #[cfg(test)]
 mod tests {
-    use ringmain_net::frame;
+    use ringmain_net::frame::{self, Frame};
+    use ringmain_net::peer::PeerFrame;
     use ringmain_net::protocol::{Reply, Request};
 
     use super::*;
@@ -227,15 +231,20 @@ mod tests {
     /// Bytes that are refused at the door prove nothing about what is behind it.
     #[test]
     fn many_inputs_get_past_lengths_and_checksums() {
+        check(&wire::FRAME, |frame| Request::decode(frame).is_ok() || Reply::decode(frame).is_ok());
+        check(&peer::PEER, |frame| PeerFrame::decode(frame).is_ok());
+    }
+
+    fn check(target: &Target, decodes: impl Fn(&Frame<'_>) -> bool) {
         const RUNS: u64 = 4_000;
-        let samples = (wire::FRAME.samples)();
+        let samples = (target.samples)();
         let (mut whole, mut decoded, mut changed) = (0, 0, 0);
         for run in 0..RUNS {
-            let input = input(&wire::FRAME, &samples, 1, run);
+            let input = input(target, &samples, 1, run);
             changed += u64::from(!samples.contains(&input));
             if let Ok(Some(frame)) = frame::split(&input, frame::FRAME_BYTES_MAX) {
                 whole += 1;
-                decoded += u64::from(Request::decode(&frame).is_ok() || Reply::decode(&frame).is_ok());
+                decoded += u64::from(decodes(&frame));
             }
         }
         assert!(changed > RUNS * 3 / 4, "{changed} of {RUNS}");

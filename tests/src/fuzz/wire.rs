@@ -46,7 +46,7 @@ pub(super) const HEADERS: Target = Target {
     memory_per_byte: 0,
 };
 
-fn encoded(words: &impl Words, body: &[&[u8]]) -> Vec<u8> {
+pub(super) fn encoded(words: &impl Words, body: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
     frame::encode(&mut out, 7, words, body);
     out
