@@ -49,6 +49,7 @@ pub mod time;
 
 pub mod config;
 pub mod failure;
+pub mod formation;
 pub mod identity;
 
 pub mod node;
