@@ -73,6 +73,7 @@ pub enum FrameError {
     UnexpectedKind { kind: Kind },
     Archive { kind: Kind },
     Body { kind: Kind, expected: u64, actual: u64 },
+    BodyTooLong { kind: Kind, bytes: u64, max: u32 },
     Count { kind: Kind, count: u32, max: u32 },
     Text { kind: Kind, bytes: u32, max: u32 },
 }
@@ -112,6 +113,9 @@ impl fmt::Display for FrameError {
             Self::Archive { kind } => write!(f, "archive of {kind:?} is malformed"),
             Self::Body { kind, expected, actual } => {
                 write!(f, "{kind:?} announces a body of {expected} bytes and carries {actual}")
+            }
+            Self::BodyTooLong { kind, bytes, max } => {
+                write!(f, "{kind:?} has a body of {bytes} bytes: at most {max} are accepted")
             }
             Self::Count { kind, count, max } => {
                 write!(f, "{kind:?} lists {count} items: 1 to {max} are accepted")

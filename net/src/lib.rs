@@ -19,6 +19,7 @@
 mod archive;
 pub mod frame;
 pub mod headers;
+pub mod peer;
 pub mod protocol;
 pub mod route;
 #[cfg(feature = "socket")]

@@ -69,6 +69,7 @@ macro_rules! words {
         $(impl Words for $words { const KIND: Kind = Kind::$kind; })*
     };
 }
+pub(crate) use words;
 
 mod code;
 mod message;
@@ -125,7 +126,7 @@ pub trait Words: for<'a> Serialize<ArchiveWriter<'a>> {
     const KIND: Kind;
 }
 
-/// What a frame is. Requests are below 128, replies and pushes above.
+/// What a frame is. Requests are below 64, what peers say to each other below 96, replies and pushes above 128.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -143,6 +144,20 @@ pub enum Kind {
     Settle = 12,
     Unsubscribe = 13,
     Ping = 14,
+
+    PeerHello = 64,
+    PeerWelcome = 65,
+    PeerRefused = 66,
+    Replicate = 67,
+    Received = 68,
+    TransferBegin = 72,
+    TransferPart = 73,
+    TransferPayloads = 74,
+    TransferAck = 75,
+    TransferStaged = 76,
+    TransferAborted = 77,
+    FormHello = 80,
+    FormReply = 81,
 
     Welcome = 129,
     Cluster = 130,
@@ -179,6 +194,19 @@ impl TryFrom<u8> for Kind {
             12 => Self::Settle,
             13 => Self::Unsubscribe,
             14 => Self::Ping,
+            64 => Self::PeerHello,
+            65 => Self::PeerWelcome,
+            66 => Self::PeerRefused,
+            67 => Self::Replicate,
+            68 => Self::Received,
+            72 => Self::TransferBegin,
+            73 => Self::TransferPart,
+            74 => Self::TransferPayloads,
+            75 => Self::TransferAck,
+            76 => Self::TransferStaged,
+            77 => Self::TransferAborted,
+            80 => Self::FormHello,
+            81 => Self::FormReply,
             129 => Self::Welcome,
             130 => Self::Cluster,
             131 => Self::QueueOpened,
@@ -199,7 +227,7 @@ impl TryFrom<u8> for Kind {
 }
 
 /// Reads an archive, and demands that the frame has no body.
-fn read_alone<'a, T>(kind: Kind, frame: &Frame<'a>) -> Result<&'a T, FrameError>
+pub(crate) fn read_alone<'a, T>(kind: Kind, frame: &Frame<'a>) -> Result<&'a T, FrameError>
 where
     T: rkyv::Portable
         + for<'b> rkyv::bytecheck::CheckBytes<rkyv::api::low::LowValidator<'b, rkyv::rancor::Failure>>,
@@ -208,7 +236,7 @@ where
     crate::archive::read(frame.archive).ok_or(FrameError::Archive { kind })
 }
 
-fn check_body(kind: Kind, expected: u64, frame: &Frame<'_>) -> Result<(), FrameError> {
+pub(crate) fn check_body(kind: Kind, expected: u64, frame: &Frame<'_>) -> Result<(), FrameError> {
     let actual = frame.body.len() as u64;
     if actual != expected {
         return Err(FrameError::Body { kind, expected, actual });
@@ -217,7 +245,7 @@ fn check_body(kind: Kind, expected: u64, frame: &Frame<'_>) -> Result<(), FrameE
 }
 
 /// A list must have at least one item and at most `max`.
-fn check_count(kind: Kind, count: usize, max: u32) -> Result<(), FrameError> {
+pub(crate) fn check_count(kind: Kind, count: usize, max: u32) -> Result<(), FrameError> {
     if count == 0 || count > max as usize {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         return Err(FrameError::Count { kind, count, max });
@@ -225,7 +253,7 @@ fn check_count(kind: Kind, count: usize, max: u32) -> Result<(), FrameError> {
     Ok(())
 }
 
-fn check_text(kind: Kind, text: &str, max: u32) -> Result<&str, FrameError> {
+pub(crate) fn check_text(kind: Kind, text: &str, max: u32) -> Result<&str, FrameError> {
     if text.len() > max as usize {
         let bytes = u32::try_from(text.len()).unwrap_or(u32::MAX);
         return Err(FrameError::Text { kind, bytes, max });

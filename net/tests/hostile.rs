@@ -3,7 +3,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use ringmain_net::frame::{self, FRAME_BYTES_MAX, HEADER_BYTES};
+use ringmain_net::frame::{self, FRAME_BYTES_MAX, Frame, HEADER_BYTES};
+use ringmain_net::peer::{
+    EntryHead, EntryKind, FormHello, FormReply, FormState, Formation, Founder, MessageKind, PeerFrame,
+    PeerHello, PeerRefused, PeerWelcome, Received, ReplicateHead, SnapshotHead, TransferAborted, TransferAck,
+    TransferBegin, TransferPart, TransferPayloads, TransferStaged, encode_replicate,
+};
 use ringmain_net::protocol::{
     Closing, Cluster, CreateQueue, Delivery, DeliveryHead, Hello, Kind, LevelInfo, ListQueues, MessageHead,
     Outcome, Publish, QueueInfo, QueueList, QueueSettings, QueueShown, Receipt, Refused, Reply, Request,
@@ -49,7 +54,7 @@ impl Random {
     }
 }
 
-/// Decodes a frame in both directions, walks over everything in it, and answers the bytes allocated.
+/// Decodes a frame as every side would, walks over everything in it, and answers the bytes allocated.
 fn digest(bytes: &[u8], frame_bytes_max: u32) -> usize {
     let before = ALLOCATED.with(Cell::get);
     if let Ok(Some(frame)) = frame::split(bytes, frame_bytes_max) {
@@ -67,8 +72,18 @@ fn digest(bytes: &[u8], frame_bytes_max: u32) -> usize {
                 |m: ringmain_net::protocol::Delivered<'_>| m.key.len() + m.headers.len() + m.payload.len();
             assert_eq!(delivery.messages().map(bytes).sum::<usize>(), frame.body.len());
         }
+        digest_of_peer(&frame);
     }
     ALLOCATED.with(Cell::get) - before
+}
+
+fn digest_of_peer(frame: &Frame<'_>) {
+    if let Ok(PeerFrame::Replicate(message)) = PeerFrame::decode(frame) {
+        let membership = message.head.snapshot.map_or(0, |snapshot| snapshot.membership.len());
+        let walked: usize = message.entries().map(|(_, data)| data.len()).sum();
+        assert_eq!(membership + walked, frame.body.len());
+        assert!(message.head.context.len() <= 16);
+    }
 }
 
 /// Every decoded list owns at most this many bytes per byte received (a queue of 144 bytes, 33 a level).
@@ -86,6 +101,10 @@ fn encoded(words: &impl Words, body: &[&[u8]]) -> Vec<u8> {
 }
 
 fn samples() -> Vec<Vec<u8>> {
+    [client_samples(), peer_samples()].concat()
+}
+
+fn client_samples() -> Vec<Vec<u8>> {
     let long = "a name that is longer than eight bytes";
     let settings = QueueSettings { dead_letter: long.to_owned(), ..QueueSettings::default() };
     let info = QueueInfo {
@@ -116,12 +135,99 @@ fn samples() -> Vec<Vec<u8>> {
     ]
 }
 
+const APPEND: ReplicateHead<'_> = ReplicateHead {
+    cluster: 1,
+    group: 2,
+    from: 3,
+    to: 4,
+    kind: MessageKind::Append,
+    reject: false,
+    term: 5,
+    log_term: 6,
+    index: 7,
+    commit: 8,
+    commit_term: 9,
+    reject_hint: 10,
+    request_snapshot: 11,
+    priority: 12,
+    context: b"CampaignTransfer",
+    snapshot: None,
+};
+const ENTRY: EntryHead = EntryHead { term: 1, index: 2, bytes: 4, kind: EntryKind::Normal };
+
+fn replicate(head: &ReplicateHead<'_>, entries: &[(EntryHead, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_replicate(&mut out, head, entries.iter().copied());
+    out
+}
+
+fn peer_samples() -> Vec<Vec<u8>> {
+    let long = "a name that is longer than eight bytes";
+    let hello = PeerHello {
+        protocol: 1,
+        cluster: 2,
+        node: 3,
+        incarnation: 4,
+        shard: 5,
+        shards: 6,
+        groups: 7,
+        to_node: 8,
+        to_incarnation: 9,
+        host: long,
+        port: 10,
+    };
+    let snapshot = SnapshotHead { index: 1, term: 2, transfer: 3, membership: &[7; 40] };
+    let snapshot = ReplicateHead { kind: MessageKind::Snapshot, snapshot: Some(snapshot), ..APPEND };
+    let (cluster, group, from, to, transfer) = (1, 2, 3, 4, 5);
+    let payloads =
+        TransferPayloads { cluster, group, from, to, transfer, number: 6, messages: 2, is_last: false };
+    let founder = Founder { node: 1, incarnation: 2, port: 3, host: long.to_owned() };
+    let formation = Formation {
+        protocol: 1,
+        node: 2,
+        incarnation: 3,
+        shards: 4,
+        groups: 5,
+        segment_bytes: 6,
+        state: FormState::Formed,
+        cluster: 7,
+        host: long.to_owned(),
+        port: 8,
+        list_hash: 9,
+        founders: vec![founder; 5],
+    };
+    vec![
+        encoded(&hello, &[]),
+        encoded(&PeerWelcome { cluster, node: 2, incarnation: 3, shard: 4 }, &[]),
+        encoded(&PeerRefused { code: 1, detail: long }, &[]),
+        replicate(&APPEND, &[(ENTRY, &b"data"[..]); 20]),
+        replicate(&snapshot, &[]),
+        encoded(&Received { cluster, group, from, to, term: 5, index: 6 }, &[]),
+        encoded(&TransferBegin { cluster, group, from, to, transfer, index: 6, term: 7, parts: 8 }, &[b"x"]),
+        encoded(&TransferPart { cluster, group, from, to, transfer, number: 6, is_last: true }, &[b"xy"]),
+        encoded(&payloads, &[b"xyz"]),
+        encoded(&TransferAck { cluster, group, from, to, transfer, to_part: 6, to_payload: 7 }, &[]),
+        encoded(&TransferStaged { cluster, group, from, to, transfer, index: 6, term: 7 }, &[]),
+        encoded(&TransferAborted { cluster, group, from, to, transfer, code: 1, detail: long }, &[]),
+        encoded(&FormHello(formation.clone()), &[]),
+        encoded(&FormReply(formation), &[]),
+    ]
+}
+
 /// Length and checksum that fit the bytes, so that the mutation reaches the decoder behind them.
 fn reseal(bytes: &mut [u8]) {
     let length = bytes.len() as u32;
     bytes[0..4].copy_from_slice(&length.to_le_bytes());
     let checksum = crc32c::crc32c(&bytes[8..]);
     bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+}
+
+#[test]
+fn every_sample_of_a_peer_is_whole() {
+    for sample in peer_samples() {
+        let frame = frame::split(&sample, FRAME_BYTES_MAX).unwrap().unwrap();
+        assert!(PeerFrame::decode(&frame).is_ok(), "kind {}", frame.kind);
+    }
 }
 
 #[test]
@@ -170,6 +276,34 @@ fn every_truncation_is_survived() {
 }
 
 #[test]
+fn every_flipped_bit_is_survived() {
+    for sample in samples() {
+        for at in 8 * 8..sample.len() * 8 {
+            let mut bytes = sample.clone();
+            bytes[at / 8] ^= 1 << (at % 8);
+            reseal(&mut bytes);
+            check(&bytes);
+        }
+    }
+}
+
+/// A length or count is four bytes; here each is as large as it gets, and nearly right.
+#[test]
+fn lengths_that_lie_are_survived() {
+    for sample in samples() {
+        for at in 8..sample.len() - 4 {
+            let told = u32::from_le_bytes(sample[at..at + 4].try_into().unwrap());
+            for lie in [u32::MAX, 1 << 31, 1 << 16, told.wrapping_add(1), told.wrapping_sub(1)] {
+                let mut bytes = sample.clone();
+                bytes[at..at + 4].copy_from_slice(&lie.to_le_bytes());
+                reseal(&mut bytes);
+                check(&bytes);
+            }
+        }
+    }
+}
+
+#[test]
 fn mutations_with_a_right_checksum_are_survived() {
     let mut random = Random(3);
     for sample in samples() {
@@ -198,7 +332,10 @@ fn a_frame_read_as_another_kind_is_survived() {
             bytes[9] = kind;
             reseal(&mut bytes);
             check(&bytes);
-            assert_eq!(Kind::try_from(kind).is_ok(), matches!(kind, 1..=14 | 129..=142));
+            assert_eq!(
+                Kind::try_from(kind).is_ok(),
+                matches!(kind, 1..=14 | 64..=68 | 72..=77 | 80..=81 | 129..=142)
+            );
         }
     }
 }
@@ -219,6 +356,10 @@ fn requests_on_the_hot_path_decode_without_allocating() {
     for index in [4, 5, 9, 10, 11] {
         assert_eq!(digest(&samples[index], FRAME_BYTES_MAX), 0);
     }
+    // Nodes that are not a cluster yet are in no hurry.
+    for sample in &peer_samples()[..12] {
+        assert_eq!(digest(sample, FRAME_BYTES_MAX), 0);
+    }
 }
 
 #[test]
@@ -234,5 +375,6 @@ fn hot_frames_are_encoded_without_allocating() {
     frame::encode(&mut out, 0, &Delivery { consumer: 1, queue: 2, messages: &delivered }, &[&body]);
     frame::encode(&mut out, 1, &Receipt::default(), &[]);
     frame::encode(&mut out, 1, &Settle { consumer: 1, items: &[run; 50] }, &[]);
+    encode_replicate(&mut out, &APPEND, std::iter::repeat_n((ENTRY, &b"data"[..]), 10_000));
     assert_eq!(ALLOCATED.with(Cell::get), before);
 }
