@@ -2,6 +2,7 @@
 //! nothing behind it checks again. Unknown keys are errors: a misspelt limit that is ignored is worse than none.
 
 mod limits;
+mod nodes;
 mod quantity;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 pub use limits::{Limits, MESSAGE_BYTES_MAX_MOST};
+pub use nodes::{HOST_BYTES_MAX, NODES_MAX};
 pub use quantity::{Bytes, Period};
 
 /// A node runs one thread per shard and shards share nothing; more than the cores of the largest machines serve nobody.
@@ -29,9 +31,9 @@ pub struct Config {
     pub data: PathBuf,
     /// Shard `i` listens on `listen.port + i`.
     pub listen: Address,
-    /// The host that clients are told to dial. Empty: the host by which they came.
+    /// The host that clients are told to dial, and other nodes dial. Empty: the host by which they came.
     pub advertise: String,
-    /// The other nodes of the cluster.
+    /// The other nodes of the cluster; see [`Config::list_nodes`].
     pub peers: Vec<Peer>,
     /// `None`: as many as the data directory has, or one for every core when it is new.
     pub shards: Option<u32>,
@@ -47,7 +49,7 @@ pub struct Address {
     pub port: u16,
 }
 
-/// Another node: its id and the address of its first shard.
+/// A node of the cluster: its id and the address of its first shard. Shard `i` is at the port `i` further.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub node: u32,
@@ -70,13 +72,21 @@ struct Document {
     data: PathBuf,
     listen: String,
     advertise: Option<String>,
-    #[serde(default)]
-    peers: Vec<String>,
     shards: Option<u32>,
     #[serde(default)]
     spin: bool,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    nodes: Vec<Listed>,
+}
+
+/// One `[[nodes]]` of the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    id: u32,
+    address: String,
 }
 
 impl Config {
@@ -98,17 +108,27 @@ impl Config {
         let document: Document =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let listen: Address = document.listen.parse().map_err(|why| format!("listen: {why}"))?;
-        let peers = document.peers.iter().map(|peer| peer.parse());
-        let config = Self {
+        let mut config = Self {
             node: document.node,
             data: document.data,
-            advertise: document.advertise.unwrap_or_else(|| advertised(&listen.host)),
+            advertise: document.advertise.clone().unwrap_or_else(|| advertised(&listen.host)),
             listen,
-            peers: peers.collect::<Result<_, String>>().map_err(|why| format!("peers: {why}"))?,
+            peers: Vec::new(),
             shards: document.shards,
             spin: document.spin,
             limits: document.limits,
         };
+        let node = |Listed { id, address }: Listed| {
+            let address = address.parse().map_err(|why| format!("nodes: node {id}: {why}"))?;
+            Ok(Peer { node: id, address })
+        };
+        config.list_nodes(document.nodes.into_iter().map(node).collect::<Result<_, String>>()?)?;
+        if let Some(advertise) = document.advertise.filter(|advertise| *advertise != config.advertise) {
+            return Err(format!(
+                "advertise is {advertise}, and the list of nodes says that this one is at {}",
+                config.own_address()
+            ));
+        }
         config.refusal().map_or(Ok(config), Err)
     }
 
@@ -135,27 +155,23 @@ impl Config {
                 return Some(refusal);
             }
         }
-        for (place, peer) in self.peers.iter().enumerate() {
-            if peer.node == self.node {
-                return Some(format!("peers: {} is this node itself", peer.node));
-            }
-            if self.peers[..place].iter().any(|earlier| earlier.node == peer.node) {
-                return Some(format!("peers: node {} stands there twice", peer.node));
-            }
+        if let Some(refusal) = self.nodes_refusal() {
+            return Some(refusal);
         }
         self.limits.refusal().map(|why| format!("limits: {why}"))
     }
 
     /// Each shard has a port of its own, counted from the base port; port 0 lets the system choose each of them.
     pub fn port_refusal(&self, shards: u32) -> Option<String> {
-        let base = u32::from(self.listen.port);
-        if base == 0 || base + shards - 1 <= u32::from(u16::MAX) {
-            return None;
-        }
-        Some(format!(
-            "listen: {shards} shards need the ports {base} to {}, and ports end at 65535",
-            base + shards - 1
-        ))
+        let refusal = |place: &str, port: u16| {
+            let (first, last) = (u32::from(port), u32::from(port) + shards - 1);
+            let runs_over = first != 0 && last > u32::from(u16::MAX);
+            runs_over.then(|| {
+                format!("{place}: {shards} shards need the ports {first} to {last}, and ports end at 65535")
+            })
+        };
+        let of_peer = |peer: &Peer| refusal(&format!("nodes: node {}", peer.node), peer.address.port);
+        refusal("listen", self.listen.port).or_else(|| self.peers.iter().find_map(of_peer))
     }
 }
 
@@ -200,10 +216,16 @@ impl FromStr for Peer {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let refusal =
-            || format!("`{text}` is no peer: write ID=HOST:PORT, for example 2=10.0.0.2:{PORT_DEFAULT}");
+            || format!("`{text}` is no node: write ID=HOST:PORT, for example 2=10.0.0.2:{PORT_DEFAULT}");
         let (node, address) = text.split_once('=').ok_or_else(refusal)?;
         let node = node.parse().ok().filter(|node| *node != 0).ok_or_else(refusal)?;
         Ok(Self { node, address: address.parse()? })
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}={}", self.node, self.address)
     }
 }
 
@@ -247,7 +269,6 @@ mod tests {
             data = "d"
             listen = "[::1]:9000"
             advertise = "mq3.example"
-            peers = ["1=mq1.example:9000", "2=10.0.0.2:9000"]
             shards = 4
             spin = true
             [limits]
@@ -255,11 +276,18 @@ mod tests {
             connections_max = 10
             segment_bytes = 134217728
             hello_timeout = "2s"
+            [[nodes]]
+            id = 1
+            address = "mq1.example:9000"
+            [[nodes]]
+            id = 2
+            address = "10.0.0.2:9000"
         "#;
         let config = Config::parse(text).unwrap();
         assert_eq!(config.listen.to_string(), "[::1]:9000");
         assert_eq!(config.advertise, "mq3.example");
-        assert_eq!(config.peers[1].address.host, "10.0.0.2");
+        let nodes: Vec<String> = config.nodes().iter().map(ToString::to_string).collect();
+        assert_eq!(nodes, ["1=mq1.example:9000", "2=10.0.0.2:9000", "3=mq3.example:9000"]);
         assert_eq!((config.shards, config.spin), (Some(4), true));
         assert_eq!(config.limits.message_bytes_max, Bytes(2 << 20));
         assert_eq!(config.limits.segment_bytes, Bytes(128 << 20));
@@ -277,9 +305,13 @@ mod tests {
     fn what_cannot_hold_is_refused_in_plain_words() {
         refused("shards = 0", "shards is 0");
         refused("shards = 2000", "between 1 and 1024");
-        refused("peers = [\"1=h:1\"]", "1 is this node itself");
-        refused("peers = [\"2=h:1\", \"2=h:2\"]", "node 2 stands there twice");
-        refused("peers = [\"h:1\"]", "is no peer");
+        refused("peers = [\"2=h:1\"]", "unknown field `peers`");
+        refused("[[nodes]]\nid = 2\naddress = \"h\"", "nodes: node 2: `h` is no address");
+        refused("advertise = \"h\"\n[[nodes]]\nid = 0\naddress = \"h:1\"", "an id is 0");
+        refused(
+            "advertise = \"h\"\n[[nodes]]\nid = 1\naddress = \"i:7411\"",
+            "advertise is h, and the list of nodes says that this one is at i:7411",
+        );
         refused("[limits]\nsegment_bytes = \"64\"", "segment_bytes is 64 B");
         refused("[limits]\nsegment_bytes = -1", "not negative");
         refused("[limits]\nhello_timeout = 5", "hello_timeout");
@@ -292,7 +324,10 @@ mod tests {
         let listen = Address { host: "h".to_owned(), port: 65_534 };
         let config = Config::new(1, "d".into(), listen);
         assert_eq!(config.port_refusal(2), None);
-        assert!(config.port_refusal(3).unwrap().contains("65534 to 65536"));
+        assert!(config.port_refusal(3).unwrap().contains("listen: 3 shards need the ports 65534 to 65536"));
+        let mut config = Config::new(1, "d".into(), Address { host: "h".to_owned(), port: 7411 });
+        config.list_nodes(vec!["2=i:65535".parse().unwrap()]).unwrap();
+        assert!(config.port_refusal(2).unwrap().starts_with("nodes: node 2: 2 shards need the ports 65535"));
     }
 
     #[test]

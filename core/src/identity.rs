@@ -3,10 +3,13 @@
 //! is: nothing here ever deletes, moves or overwrites what somebody else wrote.
 //!
 //! ```text
-//! DIR/identity.toml   written once, when the directory is made: to identity.toml.new, made durable, renamed
+//! DIR/identity.toml   written when the directory is made and again when its node becomes part of a cluster, never
+//!                     afterwards: to identity.toml.new, made durable, renamed
 //! DIR/lock            held with flock(2) as long as the process lives; the text in it is the holder's process id
 //! DIR/shard-0000/ …   the log of each shard
 //! ```
+
+mod document;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -14,28 +17,33 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
-
 use crate::config::{Bytes, Config};
+use crate::formation::{ClusterLayout, Founder, State};
+use document::{FORMAT, Refusal};
 
 const IDENTITY: &str = "identity.toml";
 const IDENTITY_NEW: &str = "identity.toml.new";
 const LOCK: &str = "lock";
-const FORMAT: u32 = 1;
-/// A whole identity has about 300 bytes; what is longer is none.
+/// A whole identity has about 400 bytes, and with seven founders of the longest names 2.5 KiB; what is longer is none.
 const IDENTITY_BYTES_MAX: u64 = 4096;
 
 /// What every record of the log repeats, and what can never change once there is a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
+    /// 0 while forming.
     pub cluster: u64,
     pub node: u32,
     /// Another one for each time that a node starts with an empty directory, so that a wiped node is not taken for its old self.
     pub incarnation: u32,
     pub shards: u32,
+    /// Groups of one shard, one for each founder; 0 while forming.
+    pub groups: u32,
     pub segment_bytes: u64,
     /// When the directory was made, in UTC.
     pub created: String,
+    pub state: State,
+    /// The nodes that the cluster was formed from, by id; none while forming.
+    pub founders: Vec<Founder>,
 }
 
 /// A data directory that is this node's, locked until this value is dropped.
@@ -92,22 +100,13 @@ pub enum IdentityError {
         found: u64,
         expected: u64,
     },
+    /// It waits for other nodes, and the configuration names none.
+    NobodyToFormWith {
+        path: PathBuf,
+    },
     NoPorts {
         why: String,
     },
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    format: u32,
-    /// Hexadecimal: TOML's integers have a sign, and the id uses all 64 bits.
-    cluster: String,
-    node: u32,
-    incarnation: u32,
-    shards: u32,
-    segment_bytes: u64,
-    created: String,
 }
 
 impl DataDirectory {
@@ -151,6 +150,36 @@ impl DataDirectory {
         self.fresh
     }
 
+    /// Makes it durable that the node is part of this cluster, or waits to be. Returns once nothing can undo it.
+    pub fn settle(&mut self, layout: &ClusterLayout) -> Result<(), IdentityError> {
+        assert_eq!(layout.replica(), self.identity.layout().replica());
+        assert_eq!(layout.segment_bytes, self.identity.segment_bytes);
+        assert_eq!(layout.refusal(), None);
+        match self.identity.state {
+            State::Forming => assert_ne!(layout.state, State::Forming),
+            // What a log was begun with never changes.
+            State::Joining | State::Formed => {
+                assert_eq!(layout.state, State::Formed);
+                assert_eq!((layout.cluster, layout.shards), (self.identity.cluster, self.identity.shards));
+                assert_eq!(
+                    (layout.groups, &layout.founders),
+                    (self.identity.groups, &self.identity.founders)
+                );
+            }
+        }
+        let identity = Identity {
+            cluster: layout.cluster,
+            shards: layout.shards,
+            groups: layout.groups,
+            state: layout.state,
+            founders: layout.founders.clone(),
+            ..self.identity.clone()
+        };
+        identity.write(&self.path)?;
+        self.identity = identity;
+        Ok(())
+    }
+
     /// Where one shard keeps its log.
     pub fn shard_path(&self, shard: u32) -> PathBuf {
         assert!(shard < self.identity.shards);
@@ -175,40 +204,24 @@ impl Identity {
             }
             Err(error) => return Err(system(&path, "reading it")(error)),
         }
-        Self::parse(&text).map_err(|refusal| match refusal {
+        document::parse(&text).map_err(|refusal| match refusal {
             Refusal::Why(why) => unreadable(why),
             Refusal::NewerFormat(format) => IdentityError::NewerFormat { path: path.clone(), format },
         })
     }
 
-    fn parse(text: &str) -> Result<Self, Refusal> {
-        /// Only the one key that every format has.
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
+    /// What the shards of the node, and other nodes, are told of it.
+    pub fn layout(&self) -> ClusterLayout {
+        ClusterLayout {
+            cluster: self.cluster,
+            node: self.node,
+            incarnation: self.incarnation,
+            shards: self.shards,
+            groups: self.groups,
+            segment_bytes: self.segment_bytes,
+            state: self.state,
+            founders: self.founders.clone(),
         }
-        let why = |error: toml::de::Error| Refusal::Why(error.message().to_owned());
-        let Format { format } = toml::from_str(text).map_err(why)?;
-        if format > FORMAT {
-            return Err(Refusal::NewerFormat(format));
-        }
-        let document: Document = toml::from_str(text).map_err(why)?;
-        let cluster =
-            document.cluster.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        let Some(cluster) = cluster.filter(|cluster| *cluster != 0) else {
-            return Err(Refusal::Why(format!("`{}` is no cluster id", document.cluster)));
-        };
-        if document.format == 0 || document.node == 0 || document.shards == 0 || document.segment_bytes == 0 {
-            return Err(Refusal::Why("format, node, shards and segment_bytes must be at least 1".to_owned()));
-        }
-        Ok(Self {
-            cluster,
-            node: document.node,
-            incarnation: document.incarnation,
-            shards: document.shards,
-            segment_bytes: document.segment_bytes,
-            created: document.created,
-        })
     }
 
     fn draw(config: &Config, cores: u32) -> Result<Self, IdentityError> {
@@ -217,33 +230,30 @@ impl Identity {
         };
         let random = getrandom::u64().map_err(refused)?;
         let incarnation = getrandom::u32().map_err(refused)?;
+        // 0 means "any cluster" to a client and "not yet" to a node.
+        let (cluster, incarnation) = (random.max(1), incarnation.max(1));
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Self {
-            // 0 means "any cluster" to a client and "not yet" to a node.
-            cluster: random.max(1),
+        let forming = Self {
+            cluster: 0,
             node: config.node,
-            incarnation: incarnation.max(1),
+            incarnation,
             shards: config.shards.unwrap_or(cores),
+            groups: 0,
             segment_bytes: config.limits.segment_bytes.0,
             created: utc(elapsed.as_secs()),
-        })
+            state: State::Forming,
+            founders: Vec::new(),
+        };
+        if !config.peers.is_empty() {
+            return Ok(forming);
+        }
+        let itself = Founder { node: config.node, incarnation, address: config.own_address() };
+        Ok(Self { cluster, groups: 1, state: State::Formed, founders: vec![itself], ..forming })
     }
 
     /// Durable before anything refers to it: the file first, then its name, then the directory that holds the name.
     fn write(&self, directory: &Path) -> Result<(), IdentityError> {
-        let document = Document {
-            format: FORMAT,
-            cluster: format!("{:#018x}", self.cluster),
-            node: self.node,
-            incarnation: self.incarnation,
-            shards: self.shards,
-            segment_bytes: self.segment_bytes,
-            created: self.created.clone(),
-        };
-        let body = toml::to_string(&document).expect("numbers and short texts are always TOML");
-        let text = format!(
-            "# Whose data this directory holds. Written once; a node that finds it changed does not start.\n{body}"
-        );
+        let text = document::write(self);
         let path = directory.join(IDENTITY_NEW);
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
@@ -267,13 +277,11 @@ impl Identity {
         if self.segment_bytes != expected {
             return Err(IdentityError::OtherSegments { path: path(), found: self.segment_bytes, expected });
         }
+        if self.state == State::Forming && config.peers.is_empty() {
+            return Err(IdentityError::NobodyToFormWith { path: path() });
+        }
         config.port_refusal(self.shards).map_or(Ok(()), |why| Err(IdentityError::NoPorts { why }))
     }
-}
-
-enum Refusal {
-    Why(String),
-    NewerFormat(u32),
 }
 
 fn make_directory(path: &Path) -> Result<(), IdentityError> {
@@ -399,6 +407,12 @@ impl fmt::Display for IdentityError {
                 Bytes(*found),
                 Bytes(*expected)
             ),
+            Self::NobodyToFormWith { path } => write!(
+                formatter,
+                "{}: was made to form a cluster with other nodes, and the configuration lists none; \
+                 list them, or start alone with an empty directory",
+                path.display()
+            ),
             Self::NoPorts { why } => formatter.write_str(why),
         }
     }
@@ -446,6 +460,48 @@ mod tests {
         assert!(!second.fresh());
         assert_eq!(*second.identity(), identity);
         assert!(second.shard_path(1).ends_with("a/b/shard-0001"));
+    }
+
+    #[test]
+    fn node_alone_is_a_cluster_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::open(&config(directory.path()), 2).unwrap();
+        let layout = directory.identity().layout();
+        assert_eq!((layout.state, layout.groups), (State::Formed, 1));
+        assert_eq!(layout.founding_replicas(), [layout.replica()]);
+        assert_ne!(layout.cluster, 0);
+    }
+
+    #[test]
+    fn forming_survives_a_restart_and_ends_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::new(1, directory.path().to_owned(), "h:7411".parse().unwrap());
+        config.list_nodes(vec!["2=i:7411".parse().unwrap()]).unwrap();
+        let first = DataDirectory::open(&config, 2).unwrap().identity().layout();
+        assert_eq!((first.state, first.cluster), (State::Forming, 0));
+        let mut second = DataDirectory::open(&config, 2).unwrap();
+        assert_eq!(second.identity().layout(), first);
+
+        let founder = |peer: crate::config::Peer| Founder {
+            node: peer.node,
+            incarnation: if peer.node == 1 { first.incarnation } else { 9 },
+            address: peer.address,
+        };
+        let founders = config.nodes().into_iter().map(founder).collect();
+        let formed = ClusterLayout { cluster: 7, groups: 2, state: State::Formed, founders, ..first };
+        second.settle(&formed).unwrap();
+        drop(second);
+        assert_eq!(DataDirectory::open(&config, 2).unwrap().identity().layout(), formed);
+    }
+
+    #[test]
+    fn forming_alone_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::new(1, directory.path().to_owned(), "h:7411".parse().unwrap());
+        config.list_nodes(vec!["2=i:7411".parse().unwrap()]).unwrap();
+        drop(DataDirectory::open(&config, 2).unwrap());
+        config.peers.clear();
+        assert!(refusal(&config).contains("was made to form a cluster with other nodes"));
     }
 
     #[test]
@@ -506,7 +562,7 @@ mod tests {
         for (text, fragment) in [
             (String::new(), "missing field `format`"),
             (whole[..whole.len() / 2].to_owned(), "cannot be understood"),
-            (whole.replace("format = 1", "format = 9"), "was made by a newer one"),
+            (whole.replace("format = 2", "format = 9"), "was made by a newer one"),
             (whole.replace("node = 1", "node = 0"), "must be at least 1"),
             (whole.replace("0x", ""), "is no cluster id"),
             (whole.replace("shards", "shade"), "unknown field"),

@@ -55,6 +55,7 @@ pub mod time;
 
 pub mod config;
 pub mod failure;
+pub mod formation;
 pub mod identity;
 
 pub mod node;

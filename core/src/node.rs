@@ -133,7 +133,7 @@ impl Node {
                 ..LogOptions::new(identity)
             },
             limits,
-            groups: vec![GroupId(shard)],
+            groups: self._directory.identity().layout().groups_of(shard).map(GroupId).collect(),
             addresses: self.addresses.clone(),
             seed: identity.cluster ^ u64::from(identity.node) << 32 ^ u64::from(shard),
         }

@@ -80,7 +80,7 @@ fn configuration(options: Server) -> Result<Config, Failure> {
     let given = "clap asks for --node, --data and --listen where there is no --config";
     let (node, data) = (options.node.expect(given), options.data.expect(given));
     let mut config = Config::new(node, data, options.listen.expect(given));
-    config.peers = options.peers;
+    config.list_nodes(options.peers).map_err(Failure::told)?;
     config.shards = options.shards;
     config.spin = options.spin;
     config.checked().map_err(Failure::told)

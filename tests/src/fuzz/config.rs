@@ -25,7 +25,6 @@ node = 3
 data = "d"
 listen = "[::1]:9000"
 advertise = "broker"
-peers = ["1=10.0.0.1:7411", "2=b:7411"]
 shards = 4
 spin = true
 [limits]
@@ -33,14 +32,25 @@ connections_max = 10
 segment_bytes = "64MiB"
 cache_bytes_max = 134217728
 hello_timeout = "2s"
+[[nodes]]
+id = 1
+address = "10.0.0.1:7411"
+[[nodes]]
+id = 3
+address = "broker:9000"
 "#;
 const IDENTITY: &str = "# Whose data\nformat = 1\ncluster = \"0x0123456789abcdef\"\nnode = 1\nincarnation = 7\n\
                         shards = 2\nsegment_bytes = 67108864\ncreated = \"2026-03-21T17:04:05Z\"\n";
+const MEMBER: &str = "format = 2\nstate = \"formed\"\ncluster = \"0x0123456789abcdef\"\nnode = 1\nincarnation = 7\n\
+                      shards = 2\ngroups = 2\nsegment_bytes = 67108864\ncreated = \"\"\n\
+                      [[founders]]\nnode = 1\nincarnation = 7\nhost = \"h\"\nport = 7411\n\
+                      [[founders]]\nnode = 2\nincarnation = 9\nhost = \"\"\nport = 0\n";
 
 fn samples() -> Vec<Vec<u8>> {
     let texts = [
         WHOLE,
         IDENTITY,
+        MEMBER,
         "node = 1\ndata = \"d\"\nlisten = \"h:1\"\n",
         "node = 1\ndata = \"d\"\nlisten = \"h:1\"\n[limits]\nsegment_bytes = \"12MiB\"\n",
         "1.5GiB",

@@ -1,0 +1,148 @@
+//! The nodes of the cluster, as the configuration lists them. The list is what a new cluster is formed from: it must read
+//! the same on every node of it.
+
+use super::{Address, Config, Peer};
+
+/// Nodes that one list may have. A majority of seven survives three losses; more nodes only make each write slower.
+pub const NODES_MAX: usize = 7;
+/// The longest host name that the wire carries.
+pub const HOST_BYTES_MAX: usize = ringmain_net::protocol::NAME_BYTES_MAX as usize;
+
+impl Config {
+    /// Lists the nodes of the cluster. This node may be among them, with the address that the others dial, or be left out.
+    pub fn list_nodes(&mut self, nodes: Vec<Peer>) -> Result<(), String> {
+        for (place, node) in nodes.iter().enumerate() {
+            if nodes[..place].iter().any(|earlier| earlier.node == node.node) {
+                return Err(format!("nodes: node {} stands there twice", node.node));
+            }
+        }
+        let (own, peers): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|node| node.node == self.node);
+        self.peers = peers;
+        let Some(own) = own.into_iter().next() else {
+            return Ok(());
+        };
+        if own.address.port != self.listen.port {
+            return Err(format!(
+                "nodes: node {} is this node, and listed at {}; it listens on port {}",
+                own.node, own.address, self.listen.port
+            ));
+        }
+        self.advertise = own.address.host;
+        Ok(())
+    }
+
+    /// Where the other nodes and the clients reach the first shard of this one. A node alone may not know: an empty host.
+    pub fn own_address(&self) -> Address {
+        Address { host: self.advertise.clone(), port: self.listen.port }
+    }
+
+    /// All nodes of the cluster, this one included, by id.
+    pub fn nodes(&self) -> Vec<Peer> {
+        let mut nodes = self.peers.clone();
+        nodes.push(Peer { node: self.node, address: self.own_address() });
+        nodes.sort_by_key(|node| node.node);
+        nodes
+    }
+
+    pub(super) fn nodes_refusal(&self) -> Option<String> {
+        if self.peers.is_empty() {
+            return None;
+        }
+        if self.listen.port == 0 {
+            return Some(
+                "listen: a node of a cluster needs a fixed port, since the others dial it".to_owned(),
+            );
+        }
+        if self.advertise.is_empty() {
+            let (node, port) = (self.node, self.listen.port);
+            return Some(format!(
+                "nodes: this node listens on every address and cannot tell by which the others reach it: \
+                 list it too, as {node}=HOST:{port}"
+            ));
+        }
+        let nodes = self.nodes();
+        if nodes.len() > NODES_MAX {
+            return Some(format!("nodes: {} are listed, and at most {NODES_MAX} may be", nodes.len()));
+        }
+        for (place, Peer { node, address }) in nodes.iter().enumerate() {
+            if *node == 0 {
+                return Some("nodes: an id is 0, and must be at least 1".to_owned());
+            }
+            if address.port == 0 {
+                return Some(format!(
+                    "nodes: node {node} is listed at port 0, and needs the one it listens on"
+                ));
+            }
+            if address.host.len() > HOST_BYTES_MAX {
+                return Some(format!("nodes: the host of node {node} is longer than {HOST_BYTES_MAX} bytes"));
+            }
+            for earlier in &nodes[..place] {
+                if earlier.node == *node {
+                    return Some(format!("nodes: node {node} stands there twice"));
+                }
+                if earlier.address == *address {
+                    return Some(format!("nodes: nodes {} and {node} are both at {address}", earlier.node));
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listen: &str) -> Config {
+        Config::new(2, "d".into(), listen.parse().unwrap())
+    }
+
+    fn listed(listen: &str, nodes: &str) -> Result<Config, String> {
+        let mut config = config(listen);
+        config.list_nodes(nodes.split(',').map(|node| node.parse().unwrap()).collect())?;
+        config.checked().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn own_entry_is_what_others_dial() {
+        let config = listed("0.0.0.0:7411", "3=c:7411,2=b:7411,1=a:7411").unwrap();
+        assert_eq!(config.advertise, "b");
+        assert_eq!(config.peers.iter().map(|peer| peer.node).collect::<Vec<_>>(), [3, 1]);
+        let nodes: Vec<String> = config.nodes().iter().map(ToString::to_string).collect();
+        assert_eq!(nodes, ["1=a:7411", "2=b:7411", "3=c:7411"]);
+    }
+
+    #[test]
+    fn node_that_is_left_out_is_where_it_listens() {
+        let config = listed("10.0.0.2:7411", "1=a:7411,3=c:7411").unwrap();
+        assert_eq!(config.nodes()[1].to_string(), "2=10.0.0.2:7411");
+    }
+
+    #[test]
+    fn list_that_cannot_hold_is_refused_in_plain_words() {
+        for (listen, nodes, fragment) in [
+            ("h:7411", "1=a:1,1=b:1", "node 1 stands there twice"),
+            ("h:7411", "1=a:1,2=h:1,2=h:2", "node 2 stands there twice"),
+            (
+                "h:7411",
+                "1=a:1,2=h:7412",
+                "node 2 is this node, and listed at h:7412; it listens on port 7411",
+            ),
+            ("h:7411", "1=a:1,3=a:1", "nodes 1 and 3 are both at a:1"),
+            ("h:7411", "1=a:0", "node 1 is listed at port 0"),
+            ("h:0", "1=a:1", "needs a fixed port"),
+            ("0.0.0.0:7411", "1=a:1", "list it too, as 2=HOST:7411"),
+            ("h:7411", "1=a:1,3=a:3,4=a:4,5=a:5,6=a:6,7=a:7,8=a:8", "8 are listed, and at most 7"),
+        ] {
+            let why = listed(listen, nodes).unwrap_err();
+            assert!(why.contains(fragment), "{nodes} was refused with {why:?}");
+        }
+        let long = format!("1={}:1", "h".repeat(256));
+        assert!(listed("h:7411", &long).unwrap_err().contains("longer than 255 bytes"));
+    }
+
+    #[test]
+    fn node_alone_may_leave_its_port_to_the_system() {
+        assert!(config("127.0.0.1:0").checked().is_ok());
+    }
+}
