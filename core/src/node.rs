@@ -6,7 +6,9 @@ mod descriptors;
 
 use crate::config::{Config, Limits};
 use crate::failure::Failure;
+use crate::formation::Founder;
 use crate::identity::DataDirectory;
+use crate::member::Member;
 use crate::runtime::{Command, Launch, ShardThread, launch};
 use crate::shard::{Address, ShardOptions};
 use ringmain_net::socket::{BindError, Listener};
@@ -135,9 +137,19 @@ impl Node {
             limits,
             groups: self._directory.identity().layout().groups_of(shard).map(GroupId).collect(),
             addresses: self.addresses.clone(),
+            founders: founders(&self._directory.identity().founders),
             seed: identity.cluster ^ u64::from(identity.node) << 32 ^ u64::from(shard),
         }
     }
+}
+
+fn founders(founders: &[Founder]) -> Vec<Member> {
+    let member = |founder: &Founder| Member {
+        node: founder.node,
+        incarnation: founder.incarnation,
+        address: Address { host: founder.address.host.clone(), port: founder.address.port },
+    };
+    founders.iter().map(member).collect()
 }
 
 /// Ends a node from another thread than the one that waits for it, on a signal for instance.

@@ -15,6 +15,7 @@ pub struct Effects {
     pub apply: Vec<Entry>,
     /// The newest one, if the role, the term or the leader changed.
     pub role: Option<RoleChange>,
+    pub reads: Vec<(u64, Index)>,
 }
 
 impl Effects {
@@ -32,6 +33,7 @@ impl Effects {
         self.committed = None;
         self.apply.clear();
         self.role = None;
+        self.reads.clear();
         assert!(self.is_empty());
     }
 }
@@ -46,6 +48,7 @@ pub struct Write {
     /// Consecutive. The first may lie at or below the last index written before: then it and everything after it
     /// replaces what was there.
     pub entries: Vec<Entry>,
+    pub install: Option<crate::Install>,
 }
 
 impl Write {

@@ -45,6 +45,7 @@ pub use error::{Error, Refusal};
 pub use message::{Message, MessageError};
 pub use plain::{Kind, Plain, PlainSnapshot};
 pub use replica::{
+    Install, Offer, Members, Progress, membership_context, checkpoint_named,
     ELECTION_TICKS, ENTRY_BYTES_OVERHEAD, HEARTBEAT_TICKS, LOG_BYTES_MAX, Options, Replica,
     UNCOMMITTED_BYTES_MAX,
 };

@@ -76,7 +76,8 @@ pub(crate) fn examine(message: &Message, receiver: &Receiver) -> Result<(), Mess
             Err(MessageError::Kind)
         }
         // Checkpoints are not carried to peers yet, and leadership is not handed over.
-        MessageType::MsgSnapshot | MessageType::MsgTransferLeader | MessageType::MsgTimeoutNow => {
+        MessageType::MsgTimeoutNow => without_entries(message),
+        MessageType::MsgSnapshot | MessageType::MsgTransferLeader => {
             Err(MessageError::Kind)
         }
         // These a replica says to itself only.

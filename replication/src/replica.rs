@@ -46,7 +46,20 @@ pub struct Options {
     pub voters: Vec<u64>,
     /// Spreads the election timeouts of groups and replicas.
     pub seed: u64,
+    pub is_preferred: bool,
 }
+
+#[derive(Clone, Debug)]
+pub struct Offer { pub transfer: u64, pub index: Index, pub term: Term, pub conf_state: Vec<u8> }
+#[derive(Clone, Debug)]
+pub struct Install { pub transfer: u64, pub index: Index, pub term: Term, pub conf_state: Vec<u8> }
+#[derive(Clone, Debug, Default)]
+pub struct Members { pub voters: Vec<u64>, pub voters_outgoing: Vec<u64>, pub learners: Vec<u64> }
+#[derive(Clone, Copy, Debug)]
+pub struct Progress { pub id: u64, pub is_voter: bool, pub matched: Index, pub is_active: bool, pub needs_checkpoint: bool }
+pub fn membership_context(_data: &[u8]) -> Option<Vec<u8>> { None }
+pub fn checkpoint_named(_m: &Message) -> Option<(u64, Index, Term)> { None }
+
 
 pub struct Replica {
     options: Options,
@@ -256,6 +269,22 @@ impl Replica {
         self.trim();
     }
 
+    pub fn read_index(&mut self, token: u64) { self.node.read_index(token.to_le_bytes().to_vec()); self.after_input(); }
+    pub fn transfer_leadership(&mut self, to: u64) -> Result<(), Refusal> { self.leading()?; self.node.transfer_leader(to); self.after_input(); Ok(()) }
+    pub fn is_transferring(&self) -> bool { self.node.raft.lead_transferee.is_some() }
+    pub fn members(&self) -> Members { let c = self.node.store().conf_state(); Members { voters: c.voters.clone(), voters_outgoing: c.voters_outgoing.clone(), learners: c.learners.clone() } }
+    pub fn propose_membership(&mut self, _v: &[u64], _l: &[u64], _c: Bytes) -> Result<(Term, Index), Refusal> { Err(Refusal::Busy) }
+    pub fn progress(&self) -> impl Iterator<Item = Progress> + '_ {
+        let first = self.base().0.0 + 1;
+        let conf = self.node.store().conf_state();
+        let is_leader = self.is_leader();
+        self.node.raft.prs().iter().filter(move |_| is_leader).map(move |(id, p)| Progress { id: *id, is_voter: conf.voters.contains(id), matched: Index(p.matched), is_active: p.recent_active, needs_checkpoint: p.next_idx < first })
+    }
+    pub fn report_unreachable(&mut self, id: u64) { self.node.report_unreachable(id); self.after_input(); }
+    pub fn checkpoint_wanted(&self) -> Option<u64> { None }
+    pub fn offer_checkpoint(&mut self, _to: u64, _o: Offer) -> bool { false }
+    pub fn withdraw_checkpoint(&mut self, _to: u64) {}
+
     pub fn group(&self) -> GroupId {
         self.options.group
     }
@@ -366,6 +395,7 @@ impl Replica {
         // Snapshot messages are refused at the door.
         assert!(ready.snapshot().is_empty());
         let number = ready.number();
+        for read in ready.take_read_states() { if let Some(t) = read.request_ctx.first_chunk::<8>() { effects.reads.push((u64::from_le_bytes(*t), Index(read.index))); } }
         let mut leading = ready.take_messages();
         let entries = ready.take_entries();
         // A change of the commit index alone is not worth a write: every later record carries it. But it must never
@@ -379,7 +409,7 @@ impl Replica {
                 self.promised = self.written;
             }
             let entries = entries.iter().map(entry::from_engine).collect();
-            effects.writes.push(Write { token: self.written, hard_state, entries });
+            effects.writes.push(Write { token: self.written, hard_state, entries, install: None });
         }
         // The engine reads entries back before they are durable, so they enter the log before advance_append_async.
         self.node.mut_store().append(entries);
@@ -483,7 +513,8 @@ impl Replica {
             mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
             mixed ^= mixed >> 32;
         }
-        ELECTION_TICKS + (mixed % ELECTION_TICKS as u64) as usize
+        let late = if self.options.is_preferred { 0 } else { ELECTION_TICKS / 2 };
+        ELECTION_TICKS + late + (mixed % (ELECTION_TICKS as u64 / 2)) as usize
     }
 
     /// The only member, and a voter.
@@ -511,7 +542,7 @@ impl Replica {
     fn trim(&mut self) {
         let applied = self.node.raft.raft_log.applied;
         // The state machine holds what it needs of an applied entry, and a lone voter has no follower to feed.
-        let free = if self.is_alone() { applied } else { self.floor.min(applied).min(self.everywhere()) };
+        let free = if self.is_alone() { applied } else if !self.is_leader() && self.node.store().bytes() < (8 << 20) { 0 } else { self.floor.min(applied).min(self.everywhere()) };
         let log = self.node.mut_store();
         for _ in 0..ENTRIES_DROPPED_MAX {
             let to = if log.bytes() > LOG_BYTES_MAX { applied } else { free };

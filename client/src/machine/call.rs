@@ -174,7 +174,7 @@ impl Machine {
             Request::DeleteQueue { name } => link.request(pending, &DeleteQueue { name }),
             Request::PurgeQueue { name } => link.request(pending, &PurgeQueue { name }),
             Request::ListQueues { after, limit, .. } => {
-                link.request(pending, &ListQueues { after, limit: *limit });
+                link.request(pending, &ListQueues { group: 0, after, limit: *limit });
             }
             Request::Metadata => link.request(pending, &Metadata),
         }

@@ -328,7 +328,7 @@ impl Machine {
             self.open_queue(index, Pending::ProducerQueue { producer: id }, &queue_name);
         } else if session.is_none() {
             let pending = Pending::ProducerSession { producer: id };
-            self.links[index].request(pending, &OpenSession { producer: &name });
+            self.links[index].request(pending, &OpenSession { queue: queue.unwrap_or(0), producer: &name });
         } else {
             self.queue_producer(id);
             return;
