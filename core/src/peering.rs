@@ -6,7 +6,7 @@
 //! Also what follows from time and from silence: ticks, leadership that leaves a node whose disk stands still, and
 //! leadership that returns to the node it belongs to once that is back.
 
-use crate::connection::{ConnectionId, Stage};
+use crate::connection::ConnectionId;
 use crate::failure::Failure;
 use crate::group::{Group, Turn};
 use crate::member::{Book, Member, node_of, replica_id};
@@ -446,10 +446,6 @@ impl Shard {
         for group in self.groups.iter_mut().filter(|group| group.is_leader()) {
             group.replica.report_unreachable(replica);
         }
-    }
-
-    pub(crate) fn is_peer(&self, id: ConnectionId) -> bool {
-        self.outbox.connection(id).is_some_and(|connection| connection.stage == Stage::Peer)
     }
 }
 
