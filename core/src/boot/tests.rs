@@ -21,6 +21,7 @@ fn options() -> ShardOptions {
             incarnation: 1,
             address: Address { host: "localhost".to_owned(), port: 7411 },
         }],
+        layout: None,
         seed: 1,
     }
 }
