@@ -314,3 +314,6 @@ fn names(nodes: &[u32]) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
