@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 
 use ringmain_net::peer::{self, FormReply, FormState, PEER_PROTOCOL};
 
-use super::layout::host_is_plain;
 use super::{ClusterLayout, Founder, State};
-use crate::config::{Address, SHARDS_MAX};
+use crate::config::{Address, SHARDS_MAX, host_is_plain};
 
 /// What a peer said of itself.
 #[derive(Clone, Debug)]
