@@ -47,6 +47,8 @@
 //! - The only node that has formed loses nothing if it is wiped: the others were no members yet, so nothing was stored.
 //! - All founders but one are wiped before they have heard that it formed: they are joining a cluster that has no majority and
 //!   never had one. It is empty; wipe that one as well. Nothing else would be safe to do without being told.
+//! - All members are wiped while a node is joining: it waits for a cluster that is gone, and nobody forms another with it. It
+//!   says so; wipe it as well.
 //! - A directory that is brought back from a copy is not safe, here or later: it is the past of a replica that has voted since.
 
 mod exchange;
@@ -230,7 +232,8 @@ impl Formation {
                 ))
             }
             Stage::Joining { cluster } => Some(format!(
-                "node {node} waits to be added to cluster {cluster:#018x}, and no node of that cluster answers"
+                "node {node} waits to be added to cluster {cluster:#018x}, and no node of that cluster answers; \
+                 if it is gone, start node {node} with an empty directory"
             )),
             Stage::Forming { .. } => self
                 .segments_refusal(node, heard.segment_bytes)
@@ -304,3 +307,6 @@ pub fn joining_advice(layout: &ClusterLayout, own: &Address) -> Option<String> {
         None => format!("node {node} is not a member of cluster {:#018x} yet: {add}", layout.cluster),
     })
 }
+
+#[cfg(test)]
+mod tests;

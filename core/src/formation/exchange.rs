@@ -124,6 +124,7 @@ impl Exchange {
         let mut herald = Herald::default();
         while !stop.is_stopped() {
             match self.decide() {
+                // What all know is on its way around.
                 Decision::Wait { missing } if missing.is_empty() => {}
                 Decision::Wait { missing } => {
                     herald.say(format!("node {node} waits for {} to form the cluster", names(&missing)));
@@ -314,3 +315,6 @@ fn names(nodes: &[u32]) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What a cluster is made of, as every data directory of it knows.
 
-use crate::config::{Address, HOST_BYTES_MAX, NODES_MAX, SHARDS_MAX};
+use crate::config::{Address, NODES_MAX, SHARDS_MAX, host_is_plain};
 
 /// Groups of one shard: one for each founder.
 pub const GROUPS_MAX: u32 = 16;
@@ -115,10 +115,4 @@ impl ClusterLayout {
         }
         None
     }
-}
-
-/// Whether this may stand where hosts stand: in a file, in a message to a person. It may be empty, for an unknown one.
-pub(crate) fn host_is_plain(host: &str) -> bool {
-    host.len() <= HOST_BYTES_MAX
-        && !host.contains(|letter: char| letter.is_control() || letter.is_whitespace())
 }

@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 
 use ringmain_net::peer::{self, FormReply, FormState, PEER_PROTOCOL};
 
-use super::layout::host_is_plain;
 use super::{ClusterLayout, Founder, State};
-use crate::config::{Address, SHARDS_MAX};
+use crate::config::{Address, SHARDS_MAX, host_is_plain};
 
 /// What a peer said of itself.
 #[derive(Clone, Debug)]
@@ -154,6 +153,9 @@ fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
 mod tests {
     use super::*;
 
+    const CLUSTER: u64 = 0x0f50_7893_98d3_7249;
+    const LIST: u64 = 0x05b3_59da_e97a_e947;
+
     fn founder(node: u32, incarnation: u32) -> Founder {
         let address = Address { host: format!("mq{node}"), port: 7411 };
         Founder { node, incarnation, address }
@@ -188,9 +190,6 @@ mod tests {
         assert_eq!(list_hash(nodes()), LIST);
         assert_ne!(cluster_id(&[founder(1, 10), founder(2, 21)]), CLUSTER);
     }
-
-    const CLUSTER: u64 = 0;
-    const LIST: u64 = 0;
 
     #[test]
     fn what_cannot_be_is_refused() {
