@@ -386,3 +386,32 @@ fn async_publishes_and_consumers_survive_an_election() {
         client.close(SOON).await.unwrap();
     });
 }
+
+#[test]
+fn what_was_in_flight_to_a_queue_that_is_gone_meanwhile_has_its_answer() {
+    let (nodes, client, mut producer) = setup(2);
+    nodes[0].state().frozen_nodes.insert(1);
+    offer(&mut producer, &numbered(0..10));
+    client.poll();
+    nodes[0].remove_queue("orders");
+    nodes[0].stop();
+    nodes[1].lead();
+    let finished = finish(&client, &mut producer, 10);
+    let codes = finished.iter().map(|completion| completion.result.as_ref().unwrap_err().code());
+    assert!(codes.into_iter().all(|code| code == Some(Code::NoSuchQueue)), "{finished:?}");
+    assert_eq!(producer.offer(&Message::new("x")).unwrap_err().code(), Some(Code::NoSuchQueue));
+    nodes[0].state().frozen_nodes.clear();
+}
+
+#[test]
+fn a_node_that_was_removed_is_left_for_the_others() {
+    let (nodes, client, mut producer) = setup(3);
+    nodes[0].state().removed.insert(1);
+    nodes[0].cut();
+    nodes[1].lead();
+    producer.publish(&Message::new("x"), SOON).unwrap();
+    // Also where it is the first that is asked.
+    let addresses = format!("{},{}", nodes[0].address(), nodes[2].address());
+    builder().connect(&addresses).unwrap().show_queue("orders").unwrap();
+    drop(client);
+}

@@ -280,6 +280,7 @@ impl Machine {
         for producer in self.producers.values_mut().filter(|producer| producer.seat.link == Some(index)) {
             producer.home = false;
             producer.queued = false;
+            producer.window.rewind();
             producer.seat.on_unseated(index, lost.clone(), now);
             if producer.failed.is_some() {
                 // It will not be sent again; whether it is stored was on its way.
