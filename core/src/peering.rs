@@ -305,7 +305,8 @@ impl Shard {
             return Some((PeerCode::WrongCluster, detail));
         }
         if hello.to_node != identity.node || hello.node == identity.node {
-            let detail = format!("node {} calls node {}: this is {}", hello.node, hello.to_node, identity.node);
+            let detail =
+                format!("node {} calls node {}: this is {}", hello.node, hello.to_node, identity.node);
             return Some((PeerCode::WrongNode, detail));
         }
         if hello.shard != identity.shard {
@@ -489,4 +490,3 @@ impl Group {
         }
     }
 }
-
