@@ -100,9 +100,6 @@ fn a_server_refuses_a_directory_that_is_not_its_own() {
 fn what_does_not_exist_yet_says_so() {
     refused(&["publish", "q", "--ttl", "5s"], "--ttl is not supported yet");
     refused(&["publish", "q", "--delay", "5s"], "--delay is not supported yet");
-    refused(&["cluster", "transfer", "2"], "needs a cluster");
-    refused(&["cluster", "add", "2=h:7411"], "needs a cluster");
-    refused(&["cluster", "remove", "2"], "needs a cluster");
 }
 
 #[test]
@@ -134,6 +131,23 @@ fn completions_are_a_script() {
         assert_eq!(ran.code, Some(0));
         assert!(ran.stdout.contains("check-config"), "{shell}");
     }
+}
+
+/// Nothing here is timed: what a busy machine makes slow is slow, and right all the same.
+#[test]
+fn the_demo_loses_its_leader_and_nothing_else() {
+    let ran = ringmain(&["demo", "--seconds", "4", "--output", "json"]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let verdict: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one object, and nothing else");
+    for key in ["lost", "duplicated", "depth_ready", "depth_in_flight"] {
+        assert_eq!(verdict[key], 0, "{}", ran.stdout);
+    }
+    assert!(verdict["published"].as_u64() > Some(0), "{}", ran.stdout);
+    assert_eq!((&verdict["consumed"], &verdict["nodes"]), (&verdict["published"], &3.into()));
+    assert!(verdict["failover_ms"].is_number(), "{}", ran.stdout);
+    assert!(verdict["publish_us"]["p999"].is_number(), "{}", ran.stdout);
+    assert!(ran.stderr.contains(" is killed\n"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains('\x1b'), "no terminal, no drawing: {}", ran.stderr);
 }
 
 /// A node of its own, on ports that the system chose.
@@ -234,7 +248,14 @@ fn queues_are_made_shown_and_deleted() {
     assert!(server.done(&["queue", "list"]).contains("\norders      2          0"));
     assert_eq!(server.done(&["queue", "purge", "orders"]), "purged orders: 2 messages gone\n");
     assert_eq!(server.done(&["queue", "delete", "orders"]), "deleted orders: 0 messages gone\n");
-    assert!(server.done(&["cluster", "status"]).contains("     1      1  127.0.0.1:"));
+    let status = server.done(&["cluster", "status"]);
+    assert!(status.contains(": 1 node, 2 groups\n"), "{status}");
+    assert!(status.contains("  2 of 2  current\n"), "{status}");
+    server.refused(&["cluster", "transfer", "2", "1"], "there is no group 2: they are numbered from 0 to 1");
+    server.refused(&["cluster", "transfer", "1", "2"], "node 2 is no node of this cluster, which has 1");
+    server.refused(&["cluster", "remove", "1"], "node 1 is the last one of the cluster");
+    server.refused(&["cluster", "remove", "2"], "node 2 is no node of this cluster");
+    server.refused(&["cluster", "add", "2=127.0.0.1:1"], "nobody answers at 127.0.0.1:1");
     server.stop();
 }
 

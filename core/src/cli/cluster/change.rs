@@ -183,7 +183,7 @@ struct Teller {
 
 impl Teller {
     fn new() -> Self {
-        Self { terminal: io::stderr().is_terminal(), said: String::new(), next: Instant::now() }
+        Self { terminal: io::stderr().is_terminal(), said: String::new(), next: Instant::now() + SAY_PERIOD }
     }
 
     fn say(&mut self, text: &str) {

@@ -113,14 +113,10 @@ impl Group {
             state: if status.is_leader { member.state.into() } else { State::Unknown },
             lacks: status.is_leader.then(|| status.last.saturating_sub(member.matched)),
         };
-        Self {
-            group: status.group,
-            shard: status.shard,
-            leader,
-            term: status.term,
-            committed: status.committed,
-            members: status.members.iter().map(member).collect(),
-        }
+        let mut members: Vec<Member> = status.members.iter().map(member).collect();
+        members.sort_by_key(|member| member.node);
+        let (term, committed) = (status.term, status.committed);
+        Self { group: status.group, shard: status.shard, leader, term, committed, members }
     }
 
     pub(super) fn member(&self, node: u32) -> Option<&Member> {
