@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 struct Ran {
     code: Option<i32>,
@@ -313,4 +314,122 @@ fn a_stopped_node_has_a_sound_log_and_everything_again() {
     let server = Server::start(&path);
     assert_eq!(server.done(&["consume", "q"]), lines);
     server.stop();
+}
+
+/// Nodes of one cluster, on ports that were free a moment ago: its nodes must know each other's before they start.
+struct Nodes {
+    directory: tempfile::TempDir,
+    ports: Vec<u16>,
+    processes: Vec<Option<Child>>,
+}
+
+impl Nodes {
+    fn choose(count: usize) -> Self {
+        // All are held until the last one is chosen.
+        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let processes = (0..count).map(|_| None).collect();
+        Self { directory: tempfile::tempdir().unwrap(), ports, processes }
+    }
+
+    fn address(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.ports[node - 1])
+    }
+
+    /// Starts a node that lists the nodes from 1 to `listed`.
+    fn start(&mut self, node: usize, listed: usize) -> BufReader<ChildStdout> {
+        let peers: Vec<String> = (1..=listed).map(|peer| format!("{peer}={}", self.address(peer))).collect();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_ringmain"))
+            .args(["server", "--shards", "1", "--output", "json", "--node", &node.to_string()])
+            .args(["--listen", &self.address(node), "--peers", &peers.join(",")])
+            .arg("--data")
+            .arg(self.directory.path().join(node.to_string()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("cargo has built it");
+        let stdout = BufReader::new(process.stdout.take().expect("stdout is a pipe"));
+        self.processes[node - 1] = Some(process);
+        stdout
+    }
+
+    fn kill(&mut self, node: usize) {
+        let mut process = self.processes[node - 1].take().expect("it runs");
+        process.kill().expect("it runs");
+        process.wait().expect("it ends");
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        let addresses: Vec<String> = (1..=self.ports.len()).map(|node| self.address(node)).collect();
+        ringmain(&[arguments, &["--connect", &addresses.join(","), "--output", "json"]].concat())
+    }
+
+    /// Asks again until it is done: after a loss the nodes take a moment to notice and to agree.
+    fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let mut ran = self.run(arguments);
+        for _ in 0..100 {
+            if ran.code == Some(0) {
+                break;
+            }
+            ran = self.run(arguments);
+        }
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {}", ran.stderr);
+        serde_json::from_str(&ran.stdout).expect("JSON is asked for")
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for process in self.processes.iter_mut().flatten() {
+            // Gone already if it failed.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn serves(mut stdout: BufReader<ChildStdout>) {
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("it says where it listens");
+    assert!(line.starts_with('{'), "{line}");
+}
+
+#[test]
+fn nodes_form_a_cluster_and_come_and_go() {
+    let mut nodes = Nodes::choose(4);
+    let starting: Vec<_> = (1..=3).map(|node| nodes.start(node, 3)).collect();
+    starting.into_iter().for_each(serves);
+    let status = nodes.json(&["cluster", "status"]);
+    let count = |status: &serde_json::Value, what: &str| status[what].as_array().map(Vec::len);
+    assert_eq!((count(&status, "nodes"), count(&status, "groups")), (Some(3), Some(3)), "{status}");
+    nodes.json(&["queue", "create", "q"]);
+    for leader in ["1", "2", "3"] {
+        let led = nodes.json(&["cluster", "transfer", "0", leader]);
+        assert_eq!(led["leader"].to_string(), leader);
+    }
+
+    nodes.kill(3);
+    let ran = nodes.run(&["cluster", "status"]);
+    assert_eq!((ran.code, ran.stdout.contains("\"healthy\":false")), (Some(1), true), "{}", ran.stdout);
+    assert!(ran.stderr.contains("node 3 is unreachable"), "{}", ran.stderr);
+    serves(nodes.start(3, 3));
+    nodes.json(&["cluster", "status"]);
+
+    let fourth = format!("4={}", nodes.address(4));
+    let ran = nodes.run(&["cluster", "add", &fourth]);
+    assert!(ran.stderr.contains("nobody answers at"), "{}", ran.stderr);
+    serves(nodes.start(4, 3));
+    let ran = nodes.run(&["cluster", "add", &format!("5={}", nodes.address(4))]);
+    assert!(ran.stderr.contains("is node 4, not node 5"), "{}", ran.stderr);
+    assert_eq!(nodes.json(&["cluster", "add", &fourth])["groups"], 3);
+    let ran = nodes.run(&["cluster", "add", &fourth]);
+    assert!(ran.stderr.contains("node 4 is a member already"), "{}", ran.stderr);
+    assert_eq!(nodes.json(&["cluster", "remove", "1"])["groups"], 3);
+    nodes.kill(1);
+    let status = nodes.json(&["cluster", "status"]);
+    let members = status["groups"][0]["members"].as_array().unwrap();
+    assert_eq!(
+        members.iter().map(|member| member["node"].as_u64()).collect::<Vec<_>>(),
+        [Some(2), Some(3), Some(4)]
+    );
 }
