@@ -13,7 +13,8 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 pub use limits::{Limits, MESSAGE_BYTES_MAX_MOST};
-pub use nodes::{HOST_BYTES_MAX, NODES_MAX};
+pub use nodes::NODES_MAX;
+pub(crate) use nodes::host_is_plain;
 pub use quantity::{Bytes, Period};
 
 /// A node runs one thread per shard and shards share nothing; more than the cores of the largest machines serve nobody.
@@ -154,6 +155,9 @@ impl Config {
             if let Some(refusal) = self.port_refusal(shards) {
                 return Some(refusal);
             }
+        }
+        if !host_is_plain(&self.advertise) {
+            return Some(format!("advertise is {:?}, which is no host", self.advertise));
         }
         if let Some(refusal) = self.nodes_refusal() {
             return Some(refusal);
@@ -305,6 +309,7 @@ mod tests {
     fn what_cannot_hold_is_refused_in_plain_words() {
         refused("shards = 0", "shards is 0");
         refused("shards = 2000", "between 1 and 1024");
+        refused("advertise = \"my host\"", "advertise is \"my host\", which is no host");
         refused("peers = [\"2=h:1\"]", "unknown field `peers`");
         refused("[[nodes]]\nid = 2\naddress = \"h\"", "nodes: node 2: `h` is no address");
         refused("advertise = \"h\"\n[[nodes]]\nid = 0\naddress = \"h:1\"", "an id is 0");

@@ -60,6 +60,8 @@ pub enum Failure {
         directory: PathBuf,
         failure: Box<Self>,
     },
+    /// It was told to stop before the cluster was formed.
+    Stopped,
     /// The executor of a shard.
     Runtime {
         why: String,
@@ -114,6 +116,7 @@ impl fmt::Display for Failure {
             Self::Bind(error) => error.fmt(f),
             Self::System { doing, source } => write!(f, "{doing}: {source}"),
             Self::OfShard { directory, failure } => write!(f, "{}: {failure}", directory.display()),
+            Self::Stopped => f.write_str("stopped while it waited for other nodes"),
             Self::Runtime { why } => write!(f, "the shard's executor ended: {why}"),
         }
     }

@@ -131,7 +131,7 @@ impl DataDirectory {
             identity.write(path)?;
             identity
         } else {
-            Identity::read(path)?
+            Identity::read(path)?.fitted(config)?
         };
         identity.refuse_other(config)?;
         Ok(Self { path: path.to_owned(), identity, fresh, _lock: lock })
@@ -249,6 +249,19 @@ impl Identity {
         }
         let itself = Founder { node: config.node, incarnation, address: config.own_address() };
         Ok(Self { cluster, groups: 1, state: State::Formed, founders: vec![itself], ..forming })
+    }
+
+    /// What a log fixes may still change while there is none: whoever runs nodes that do not fit together mends it so.
+    fn fitted(self, config: &Config) -> Result<Self, IdentityError> {
+        let shards = config.shards.unwrap_or(self.shards);
+        let segment_bytes = config.limits.segment_bytes.0;
+        let fits = (shards, segment_bytes) == (self.shards, self.segment_bytes);
+        if fits || self.state != State::Forming || self.node != config.node {
+            return Ok(self);
+        }
+        let fitted = Self { shards, segment_bytes, ..self };
+        fitted.write(&config.data)?;
+        Ok(fitted)
     }
 
     /// Durable before anything refers to it: the file first, then its name, then the directory that holds the name.
@@ -479,6 +492,9 @@ mod tests {
         config.list_nodes(vec!["2=i:7411".parse().unwrap()]).unwrap();
         let first = DataDirectory::open(&config, 2).unwrap().identity().layout();
         assert_eq!((first.state, first.cluster), (State::Forming, 0));
+        // There is no log yet, and nothing that a number of shards would have fixed.
+        config.shards = Some(3);
+        let first = ClusterLayout { shards: 3, ..first };
         let mut second = DataDirectory::open(&config, 2).unwrap();
         assert_eq!(second.identity().layout(), first);
 
@@ -492,6 +508,8 @@ mod tests {
         second.settle(&formed).unwrap();
         drop(second);
         assert_eq!(DataDirectory::open(&config, 2).unwrap().identity().layout(), formed);
+        config.shards = Some(4);
+        assert!(refusal(&config).contains("was made for 3 shards"));
     }
 
     #[test]

@@ -19,8 +19,8 @@
 //! - A limit is never overshot: what does not fit is refused, or left in its sender's buffer.
 //! - Bytes from a client or a disk never panic; a broken promise ends the process and says which.
 //!
-//! What is absent on purpose: a lock, a global, and a clock or a file outside `runtime`, `node`, `identity`, `config`
-//! and `cli`.
+//! What is absent on purpose: a global; a lock outside `formation::exchange`; and a clock or a file outside it, `runtime`,
+//! `node`, `identity`, `config` and `cli`.
 
 // The command line calls this crate by its name, as any program around it does.
 extern crate self as ringmain_core;

@@ -6,7 +6,7 @@ mod descriptors;
 
 use crate::config::{Config, Limits};
 use crate::failure::Failure;
-use crate::formation::Founder;
+use crate::formation::{self, Founder, StopFlag};
 use crate::identity::DataDirectory;
 use crate::member::Member;
 use crate::runtime::{Command, Launch, ShardThread, launch};
@@ -15,7 +15,7 @@ use ringmain_net::socket::{BindError, Listener};
 use ringmain_wal::disk::preflight;
 use ringmain_wal::{GroupId, Identity, LogOptions};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,11 +34,18 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the data directory, recovers every shard and serves. Returns once all shards serve.
+    /// Opens the data directory, recovers every shard and serves. Returns once all shards serve. A directory that is part of
+    /// no cluster yet waits here until all nodes that the configuration lists are there.
     pub fn start(config: &Config) -> Result<Self, Failure> {
+        Self::start_unless(&StopFlag::default(), config)
+    }
+
+    /// As [`Node::start`]; the flag ends the wait for the other nodes, and [`Failure::Stopped`] says that it has.
+    pub fn start_unless(stop: &StopFlag, config: &Config) -> Result<Self, Failure> {
         let cpus = affinity::get_thread_affinity().unwrap_or_default();
         let cores = cpus.len().max(1) as u32;
-        let directory = DataDirectory::open(config, cores).map_err(Failure::Identity)?;
+        let mut directory = DataDirectory::open(config, cores).map_err(Failure::Identity)?;
+        formation::form(&mut directory, config, stop)?;
         let connections_max = descriptors::connections_max(config, directory.identity().shards)?;
         let listeners = listen(config, directory.identity().shards)?;
         let addresses = addresses(config, &listeners);
@@ -138,6 +145,7 @@ impl Node {
             groups: self._directory.identity().layout().groups_of(shard).map(GroupId).collect(),
             addresses: self.addresses.clone(),
             founders: founders(&self._directory.identity().founders),
+            layout: Some(self._directory.identity().layout()),
             seed: identity.cluster ^ u64::from(identity.node) << 32 ^ u64::from(shard),
         }
     }
@@ -176,25 +184,34 @@ fn listen(config: &Config, shards: u32) -> Result<Vec<Listener>, Failure> {
     (0..shards)
         .map(|shard| {
             let port = if config.listen.port == 0 { 0 } else { config.listen.port + shard as u16 };
-            let failure = |source| Failure::Listen { host: config.listen.host.clone(), port, source };
-            let candidates = (config.listen.host.as_str(), port).to_socket_addrs().map_err(failure)?;
-            let addresses: Vec<SocketAddr> = candidates.collect();
-            let address = *addresses.first().ok_or_else(|| failure(io::ErrorKind::NotFound.into()))?;
-            bind(address).map_err(Failure::Bind)
+            let address = resolve(config, port)?;
+            when_free(|| Listener::bind(address))
         })
         .collect()
 }
 
+/// The port of the first shard, before there is a shard.
+pub(crate) fn listen_before_shards(config: &Config) -> Result<TcpListener, Failure> {
+    let address = resolve(config, config.listen.port)?;
+    when_free(|| TcpListener::bind(address).map_err(|source| BindError { address, source }))
+}
+
+fn resolve(config: &Config, port: u16) -> Result<SocketAddr, Failure> {
+    let failure = |source| Failure::Listen { host: config.listen.host.clone(), port, source };
+    let mut candidates = (config.listen.host.as_str(), port).to_socket_addrs().map_err(failure)?;
+    candidates.next().ok_or_else(|| failure(io::ErrorKind::NotFound.into()))
+}
+
 /// The kernel takes the rings of a killed process apart after the process is gone, and only then its listeners: a node
 /// that is started at once finds its port taken for some more milliseconds.
-fn bind(address: SocketAddr) -> Result<Listener, BindError> {
+fn when_free<T>(bind: impl Fn() -> Result<T, BindError>) -> Result<T, Failure> {
     let deadline = Instant::now() + PORT_FREE_WITHIN;
     loop {
-        match Listener::bind(address) {
+        match bind() {
             Err(error) if error.source.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 thread::sleep(PORT_ASKED_EVERY);
             }
-            bound => return bound,
+            bound => return bound.map_err(Failure::Bind),
         }
     }
 }

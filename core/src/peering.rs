@@ -6,8 +6,9 @@
 //! Also what follows from time and from silence: ticks, leadership that leaves a node whose disk stands still, and
 //! leadership that returns to the node it belongs to once that is back.
 
-use crate::connection::{ConnectionId, Stage};
+use crate::connection::ConnectionId;
 use crate::failure::Failure;
+use crate::formation;
 use crate::group::{Group, Turn};
 use crate::member::{Book, Member, node_of, replica_id};
 use crate::peers::PEER_UNSENT_MAX;
@@ -265,9 +266,19 @@ impl Shard {
         let Ok(said) = PeerFrame::decode(frame) else { return false };
         match said {
             PeerFrame::PeerHello(hello) => self.on_peer_hello(now, id, &hello),
+            PeerFrame::FormHello(_) => self.on_form_hello(id),
             _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "the first frame must be a hello"),
         }
         true
+    }
+
+    /// A node that is not part of a cluster asks whether there is one.
+    fn on_form_hello(&mut self, id: ConnectionId) {
+        if let (Some(layout), Some(own)) = (&self.options.layout, self.options.addresses.first()) {
+            let reply = formation::form_reply(layout, &own.host, own.port);
+            self.outbox.send(id, 0, &reply);
+        }
+        self.outbox.drop_connection(id);
     }
 
     fn on_peer_hello(&mut self, now: Time, id: ConnectionId, hello: &PeerHello<'_>) {
@@ -446,10 +457,6 @@ impl Shard {
         for group in self.groups.iter_mut().filter(|group| group.is_leader()) {
             group.replica.report_unreachable(replica);
         }
-    }
-
-    pub(crate) fn is_peer(&self, id: ConnectionId) -> bool {
-        self.outbox.connection(id).is_some_and(|connection| connection.stage == Stage::Peer)
     }
 }
 

@@ -50,10 +50,6 @@ impl Reads {
         true
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// The number of a round to begin now, for all that have none.
     pub(crate) fn begin_round(&mut self) -> Option<u64> {
         if self.is_under_way || self.waiting.back().is_none_or(|last| last.round != 0) {
@@ -118,7 +114,7 @@ mod tests {
         assert_eq!(reads.begin_round(), Some(2));
         reads.on_confirmed(2, Index(10));
         assert_eq!(ready(&mut reads, 10), [2]);
-        assert!(reads.is_empty());
+        assert!(reads.waiting.is_empty());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::connection::{ConnectionId, OUTGOING_BYTES_MAX, Stage};
 use crate::dispatch::{Dispatched, Dispatcher, Source};
 use crate::engine::SettleRun;
 use crate::failure::Failure;
+use crate::formation::ClusterLayout;
 use crate::group::{Group, Turn};
 use crate::member::{Member, replica_id};
 use crate::outbox::Outbox;
@@ -45,6 +46,8 @@ pub struct ShardOptions {
     pub addresses: Vec<Address>,
     /// Who the cluster was formed of; a node that came later finds others in its log.
     pub founders: Vec<Member>,
+    /// What a node is told that asks whether there is a cluster yet.
+    pub layout: Option<ClusterLayout>,
     /// Makes elections differ between replicas and repeat between runs.
     pub seed: u64,
 }

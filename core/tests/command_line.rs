@@ -103,10 +103,19 @@ fn what_does_not_exist_yet_says_so() {
     refused(&["cluster", "transfer", "2"], "needs a cluster");
     refused(&["cluster", "add", "2=h:7411"], "needs a cluster");
     refused(&["cluster", "remove", "2"], "needs a cluster");
-    let data = tempfile::tempdir().unwrap();
-    let data = data.path().to_str().unwrap();
-    let server = ["server", "--node", "1", "--data", data, "--listen", "127.0.0.1:0", "--peers", "2=h:7411"];
-    refused(&server, "peers are not supported yet");
+}
+
+#[test]
+fn a_cluster_needs_addresses_that_hold() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let server = |listen: &'static str, peers: &'static str| {
+        ["server", "--node", "1", "--data", data, "--listen", listen, "--peers", peers]
+    };
+    refused(&server("127.0.0.1:0", "2=h:7411"), "needs a fixed port");
+    refused(&server("0.0.0.0:7411", "2=h:7411"), "list it too, as 1=HOST:7411");
+    refused(&server("127.0.0.1:7411", "1=h:7412,2=h:7411"), "it listens on port 7411");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a replica wants done. The caller owns one [`Effects`], hands it to every `drive` and drains it afterwards.
 
-use crate::{Entry, HardState, Index, Message, Term};
+use crate::{Entry, HardState, Index, Install, Message, Term};
 
 /// Everything one `drive` asks for. Reused: the vectors keep their room.
 #[derive(Default, Debug)]
@@ -15,6 +15,7 @@ pub struct Effects {
     pub apply: Vec<Entry>,
     /// The newest one, if the role, the term or the leader changed.
     pub role: Option<RoleChange>,
+    /// Reads that were asked for with these numbers see the present once this index is applied.
     pub reads: Vec<(u64, Index)>,
 }
 
@@ -25,6 +26,7 @@ impl Effects {
             && self.committed.is_none()
             && self.apply.is_empty()
             && self.role.is_none()
+            && self.reads.is_empty()
     }
 
     pub fn clear(&mut self) {
@@ -48,7 +50,8 @@ pub struct Write {
     /// Consecutive. The first may lie at or below the last index written before: then it and everything after it
     /// replaces what was there.
     pub entries: Vec<Entry>,
-    pub install: Option<crate::Install>,
+    /// A checkpoint takes the place of everything before. Such a write has no entries; they follow in the next.
+    pub install: Option<Install>,
 }
 
 impl Write {

@@ -10,11 +10,13 @@
 //! on_message(message) from a peer
 //! tick()              every 20 ms
 //! on_persisted(token) every write up to this one is on the disk
+//! read_index(number)   asks whether this replica still leads; the answer is among `reads`
 //! drive(&mut effects) after any of these:
 //!     writes     to be appended to the log of the shard in this order; durable → on_persisted, in this order
 //!     messages   to be sent to peers at once: whatever had to wait for the disk has waited already
 //!     committed  everything proposed in this term up to this index is on the disks of a majority: acknowledge it
 //!     apply      committed entries, for the state machine; each exactly once per life of the process
+//!     reads      numbers of `read_index`, each with what must be applied before the state is told
 //!     role       who leads now
 //! ```
 //!
@@ -26,9 +28,14 @@
 //! [`Write::hard_state_at`] goes into the record of each entry; `apply` is drained before the next checkpoint is
 //! taken, so that [`Replica::conf_state`] and the state machine speak of the same index.
 //!
-//! Absent: the transport (frames, connections, retries), reading old entries back from the disk for a follower far
-//! behind, and the transfer of a checkpoint to such a follower. Until they exist a snapshot message is refused.
+//! A follower that lacks entries which are no longer in memory is named by [`Replica::checkpoint_wanted`]. The caller
+//! brings it a checkpoint by a way of its own; once that is durable there it is offered to the engine, whose message then
+//! tells the follower to continue from it ([`Write::install`]).
+//!
+//! Absent: the transport (frames, connections, retries), the bytes of a checkpoint, and reading old entries back from the
+//! disk.
 
+mod checkpoint;
 mod effects;
 mod entry;
 mod error;
@@ -36,18 +43,21 @@ mod log;
 mod membership;
 mod message;
 mod plain;
+mod progress;
 mod replica;
 mod restored;
 
+pub use checkpoint::{Install, Offer, checkpoint_named};
 pub use effects::{Effects, Role, RoleChange, Write};
 pub use entry::{Entry, EntryKind};
 pub use error::{Error, Refusal};
+pub use membership::membership_context;
 pub use message::{Message, MessageError};
 pub use plain::{Kind, Plain, PlainSnapshot};
+pub use progress::{Members, Progress};
 pub use replica::{
-    Install, Offer, Members, Progress, membership_context, checkpoint_named,
-    ELECTION_TICKS, ENTRY_BYTES_OVERHEAD, HEARTBEAT_TICKS, LOG_BYTES_MAX, Options, Replica,
-    UNCOMMITTED_BYTES_MAX,
+    ELECTION_TICKS, ENTRY_BYTES_OVERHEAD, HEARTBEAT_TICKS, LOG_BYTES_HELD_MAX, LOG_BYTES_KEPT, LOG_BYTES_MAX,
+    Options, Replica, UNCOMMITTED_BYTES_MAX,
 };
 pub use restored::Restored;
 pub use ringmain_wal::{GroupId, HardState, Index, Term};

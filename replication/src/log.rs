@@ -21,12 +21,14 @@ pub(crate) struct Log {
     entries: VecDeque<Entry>,
     /// Of all entries here, data and overhead.
     bytes: u64,
+    /// A checkpoint that this follower has, and may be told to continue from.
+    offer: Option<(u64, Snapshot)>,
 }
 
 impl Log {
     pub(crate) fn new(hard_state: eraftpb::HardState, conf_state: ConfState, base: (u64, u64)) -> Self {
         assert!(base.0 == 0 || base.1 > 0);
-        Self { hard_state, conf_state, base, entries: VecDeque::new(), bytes: 0 }
+        Self { hard_state, conf_state, base, entries: VecDeque::new(), bytes: 0, offer: None }
     }
 
     pub(crate) fn base(&self) -> (u64, u64) {
@@ -67,6 +69,21 @@ impl Log {
             self.bytes += entry_bytes(&entry);
             self.entries.push_back(entry);
         }
+    }
+
+    pub(crate) fn set_offer(&mut self, offer: Option<(u64, Snapshot)>) {
+        self.offer = offer;
+    }
+
+    /// Begins anew behind a checkpoint.
+    pub(crate) fn reset_to(&mut self, snapshot: &Snapshot) {
+        let metadata = snapshot.get_metadata();
+        assert!(metadata.index > self.base.0);
+        self.base = (metadata.index, metadata.term);
+        self.entries.clear();
+        self.bytes = 0;
+        self.offer = None;
+        self.set_conf_state(metadata.get_conf_state().clone());
     }
 
     /// Forgets the first entry if it is at or below `to`.
@@ -150,10 +167,19 @@ impl Storage for Log {
         Ok(self.last())
     }
 
-    /// There is nothing to send yet. Once there is: never one whose membership leaves out `to`, for the receiver
-    /// ignores it silently, again and again.
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    /// What `to` has been brought, and nothing else. Never one whose membership leaves out `to`, for the receiver would
+    /// ignore it silently, again and again: `Replica::offer_checkpoint` has seen to it.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        match &self.offer {
+            // The entries behind it must be there, or it would help nobody.
+            Some((whose, snapshot))
+                if *whose == to
+                    && snapshot.get_metadata().index >= request_index.max(self.base.0) =>
+            {
+                Ok(snapshot.clone())
+            }
+            _ => Err(StorageError::SnapshotTemporarilyUnavailable.into()),
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! ```
 //! All little endian. Whoever stores it checksums it; a checkpoint does.
 
+use bytes::Bytes;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 
 use crate::Error;
@@ -20,6 +21,8 @@ const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 16;
 /// Of each list. More voters than this make every commit slow; nobody runs so many.
 pub(crate) const MEMBERS_MAX: usize = 64;
+/// What may stand beside a change.
+pub(crate) const CONTEXT_BYTES_MAX: usize = 4096;
 
 pub(crate) fn encode(state: &ConfState) -> Vec<u8> {
     let lists = [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next];
@@ -80,6 +83,17 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<ConfState, Error> {
     Ok(ConfState { voters, learners, voters_outgoing, learners_next, auto_leave, ..Default::default() })
 }
 
+/// Whether a configuration that came in a message can be one: the engine takes it for granted.
+pub(crate) fn is_sound(state: &ConfState) -> bool {
+    let lists = [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next];
+    let is_list = |list: &Vec<u64>| list.len() <= MEMBERS_MAX && list.iter().all(|id| *id != 0);
+    let learners_vote = state.learners.iter().any(|id| {
+        state.voters.contains(id) || state.voters_outgoing.contains(id)
+    });
+    let next_are_outgoing = state.learners_next.iter().all(|id| state.voters_outgoing.contains(id));
+    lists.into_iter().all(is_list) && !state.voters.is_empty() && !learners_vote && next_are_outgoing
+}
+
 /// The voters a group starts with.
 pub(crate) fn initial(voters: &[u64]) -> Result<ConfState, Error> {
     let mut voters = voters.to_vec();
@@ -93,21 +107,36 @@ pub(crate) fn initial(voters: &[u64]) -> Result<ConfState, Error> {
     Ok(ConfState { voters, ..Default::default() })
 }
 
-/// From the present voters to `voters`; more than one difference goes through a joint configuration. None if there
-/// is no difference.
-pub(crate) fn change(present: &ConfState, voters: &[u64]) -> Option<ConfChangeV2> {
+/// From the present members to these; more than one difference goes through a joint configuration, which is left by
+/// itself. None if there is no difference.
+pub(crate) fn change(
+    present: &ConfState,
+    voters: &[u64],
+    learners: &[u64],
+    context: Bytes,
+) -> Option<ConfChangeV2> {
     assert!(present.voters_outgoing.is_empty());
-    let added = voters.iter().filter(|id| !present.voters.contains(id));
-    let removed = present.voters.iter().filter(|id| !voters.contains(id));
+    let promoted = voters.iter().filter(|id| !present.voters.contains(id));
+    let learning = learners.iter().filter(|id| !present.learners.contains(id));
+    let known = present.voters.iter().chain(&present.learners);
+    let removed = known.filter(|id| !voters.contains(id) && !learners.contains(id));
     let mut changes: Vec<ConfChangeSingle> = Vec::new();
-    changes.extend(added.map(|&id| single(ConfChangeType::AddNode, id)));
+    changes.extend(promoted.map(|&id| single(ConfChangeType::AddNode, id)));
+    changes.extend(learning.map(|&id| single(ConfChangeType::AddLearnerNode, id)));
     changes.extend(removed.map(|&id| single(ConfChangeType::RemoveNode, id)));
     if changes.is_empty() {
         return None;
     }
     let mut change = ConfChangeV2::default();
     change.set_changes(changes.into());
+    change.context = context;
     Some(change)
+}
+
+/// What the proposer of a change has put beside it; empty at the end of a joint configuration. `None`: the data of a
+/// membership entry are not these.
+pub fn membership_context(data: &[u8]) -> Option<Vec<u8>> {
+    read_change(data).map(|change| change.context.to_vec())
 }
 
 fn single(kind: ConfChangeType, id: u64) -> ConfChangeSingle {
@@ -121,8 +150,10 @@ fn single(kind: ConfChangeType, id: u64) -> ConfChangeSingle {
 pub(crate) fn read_change(data: &[u8]) -> Option<ConfChangeV2> {
     let mut change = ConfChangeV2::default();
     protobuf::Message::merge_from_bytes(&mut change, data).ok()?;
-    (change.changes.len() <= 2 * MEMBERS_MAX && change.changes.iter().all(|one| one.node_id != 0))
-        .then_some(change)
+    let is_sound = change.changes.len() <= 2 * MEMBERS_MAX
+        && change.context.len() <= CONTEXT_BYTES_MAX
+        && change.changes.iter().all(|one| one.node_id != 0);
+    is_sound.then_some(change)
 }
 
 #[cfg(test)]

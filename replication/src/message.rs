@@ -14,12 +14,14 @@ use crate::membership;
 
 /// Terms and indices above this are nobody's: arithmetic on what passes cannot overflow.
 const NUMBER_MAX: u64 = 1 << 62;
+/// A read's number, or why somebody stands for election.
+const CONTEXT_BYTES_MAX: usize = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MessageError {
     /// For another replica, or from none.
     Address { from: u64, to: u64 },
-    /// Not a kind that peers send each other: a proposal to be forwarded, a snapshot, a command to oneself.
+    /// Not a kind that peers send each other: a proposal to be forwarded, a command to oneself.
     Kind,
     /// Terms, indices or entries that contradict each other.
     Malformed { why: &'static str },
@@ -70,16 +72,15 @@ pub(crate) fn examine(message: &Message, receiver: &Receiver) -> Result<(), Mess
         | MessageType::MsgRequestVoteResponse
         | MessageType::MsgRequestPreVote
         | MessageType::MsgRequestPreVoteResponse
+        | MessageType::MsgTimeoutNow
         | MessageType::MsgHeartbeatResponse => without_entries(message),
+        MessageType::MsgSnapshot => examine_snapshot(message),
         // A forwarded proposal would be answered to nobody and might be stored twice.
         MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => {
             Err(MessageError::Kind)
         }
-        // Checkpoints are not carried to peers yet, and leadership is not handed over.
-        MessageType::MsgTimeoutNow => without_entries(message),
-        MessageType::MsgSnapshot | MessageType::MsgTransferLeader => {
-            Err(MessageError::Kind)
-        }
+        // Whom to hand over to is for the leader's own node to say.
+        MessageType::MsgTransferLeader => Err(MessageError::Kind),
         // These a replica says to itself only.
         MessageType::MsgHup
         | MessageType::MsgBeat
@@ -113,6 +114,12 @@ fn examine_numbers(message: &Message) -> Result<(), MessageError> {
     if message.log_term > message.term {
         return malformed("its log is ahead of its term");
     }
+    if message.context.len() > CONTEXT_BYTES_MAX {
+        return malformed("a context that no peer sends");
+    }
+    if message.msg_type != MessageType::MsgSnapshot && message.has_snapshot() {
+        return malformed("a checkpoint in a message that carries none");
+    }
     Ok(())
 }
 
@@ -140,6 +147,24 @@ fn examine_entries(message: &Message) -> Result<(), MessageError> {
         }
     }
     Ok(())
+}
+
+fn examine_snapshot(message: &Message) -> Result<(), MessageError> {
+    let snapshot = message.get_snapshot();
+    let metadata = snapshot.get_metadata();
+    if metadata.index == 0 || metadata.index > NUMBER_MAX {
+        return malformed("a checkpoint of an impossible index");
+    }
+    if metadata.term == 0 || metadata.term > message.term {
+        return malformed("a checkpoint of an impossible term");
+    }
+    if snapshot.data.len() != 8 {
+        return malformed("a checkpoint without a name");
+    }
+    if !membership::is_sound(metadata.get_conf_state()) {
+        return malformed("a checkpoint with an impossible membership");
+    }
+    without_entries(message)
 }
 
 fn examine_heartbeat(message: &Message, receiver: &Receiver) -> Result<(), MessageError> {

@@ -10,22 +10,28 @@ use bytes::Bytes;
 use raft::eraftpb::{self, EntryType, MessageType};
 use raft::{RawNode, StateRole};
 
+use crate::checkpoint::{self, Install};
 use crate::effects::{Effects, Role, RoleChange, Write};
 use crate::log::Log;
 use crate::message::{self, Message, MessageError, Receiver};
-use crate::{Error, GroupId, HardState, Index, Refusal, Restored, Term, entry, membership};
+use crate::{Entry, Error, GroupId, HardState, Index, Refusal, Restored, Term, entry, membership};
 
 pub use crate::log::ENTRY_BYTES_OVERHEAD;
 
 /// A leader is heard every 40 ms.
 pub const HEARTBEAT_TICKS: usize = 2;
-/// An election starts after 10 to 19 silent ticks, 200 to 400 ms: well above the longest stall of a shard.
+/// An election starts after 10 to 14 silent ticks where the preferred leader is, 15 to 19 elsewhere: 200 to 400 ms, well
+/// above the longest stall of a shard.
 pub const ELECTION_TICKS: usize = 10;
 /// Of proposals that no majority has yet. Above it a proposal is refused as `Busy`.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 /// Of entries kept in memory for followers that are behind. What waits to be committed and applied comes on top, and
 /// is bounded by `UNCOMMITTED_BYTES_MAX`.
-pub const LOG_BYTES_MAX: u64 = 64 << 20;
+pub const LOG_BYTES_MAX: u64 = 32 << 20;
+/// The same while a follower is being sent a checkpoint, so that it can go on from there.
+pub const LOG_BYTES_HELD_MAX: u64 = 256 << 20;
+/// Of applied entries that a follower keeps: it may lead next, and then others are a little behind.
+pub const LOG_BYTES_KEPT: u64 = 8 << 20;
 /// Of entries in one message: at least one entry, however large.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// To one follower, sent and not acknowledged.
@@ -46,20 +52,9 @@ pub struct Options {
     pub voters: Vec<u64>,
     /// Spreads the election timeouts of groups and replicas.
     pub seed: u64,
+    /// Stands for election sooner than others, so that it leads when all are well.
     pub is_preferred: bool,
 }
-
-#[derive(Clone, Debug)]
-pub struct Offer { pub transfer: u64, pub index: Index, pub term: Term, pub conf_state: Vec<u8> }
-#[derive(Clone, Debug)]
-pub struct Install { pub transfer: u64, pub index: Index, pub term: Term, pub conf_state: Vec<u8> }
-#[derive(Clone, Debug, Default)]
-pub struct Members { pub voters: Vec<u64>, pub voters_outgoing: Vec<u64>, pub learners: Vec<u64> }
-#[derive(Clone, Copy, Debug)]
-pub struct Progress { pub id: u64, pub is_voter: bool, pub matched: Index, pub is_active: bool, pub needs_checkpoint: bool }
-pub fn membership_context(_data: &[u8]) -> Option<Vec<u8>> { None }
-pub fn checkpoint_named(_m: &Message) -> Option<(u64, Index, Term)> { None }
-
 
 pub struct Replica {
     options: Options,
@@ -80,6 +75,10 @@ pub struct Replica {
     applied: (u64, u64),
     /// The caller has a checkpoint up to here.
     floor: u64,
+    /// Entries behind this index are kept for somebody who is being sent a checkpoint.
+    held_from: Option<u64>,
+    /// Token of the last write that installed a checkpoint.
+    installed: u64,
     /// Highest index ever reported as committed.
     told: u64,
     /// Noticed after an input, handed out with the next drive.
@@ -140,6 +139,8 @@ impl Replica {
             outbox: Vec::new(),
             applied,
             floor: 0,
+            held_from: None,
+            installed: 0,
             told: 0,
             committed: None,
             role: None,
@@ -167,19 +168,27 @@ impl Replica {
         Ok((self.term(), index))
     }
 
-    /// Asks the group to have these voters and no others. The leader stays among them: it would have to hand over
-    /// its leadership first.
-    pub fn propose_voters(&mut self, voters: &[u64]) -> Result<(Term, Index), Refusal> {
+    /// Asks the group to have these members and no others; `context` comes back with the entry
+    /// ([`membership_context`](crate::membership_context)). The leader keeps its vote: it would have to hand over first.
+    pub fn propose_membership(
+        &mut self,
+        voters: &[u64],
+        learners: &[u64],
+        context: Bytes,
+    ) -> Result<(Term, Index), Refusal> {
         self.leading()?;
         let wanted = membership::initial(voters).map_err(|_| Refusal::Membership)?.voters;
-        if !wanted.contains(&self.options.id) {
+        let are_learners = learners.iter().all(|id| *id != 0 && !wanted.contains(id));
+        let is_too_much =
+            learners.len() > membership::MEMBERS_MAX || context.len() > membership::CONTEXT_BYTES_MAX;
+        if !wanted.contains(&self.options.id) || !are_learners || is_too_much {
             return Err(Refusal::Membership);
         }
         let present = self.node.store().conf_state();
         if self.node.raft.has_pending_conf() || !present.voters_outgoing.is_empty() {
             return Err(Refusal::MembershipPending);
         }
-        let change = membership::change(present, &wanted).ok_or(Refusal::Membership)?;
+        let change = membership::change(present, &wanted, learners, context).ok_or(Refusal::Membership)?;
         let before = self.last_index();
         self.node.propose_conf_change(Vec::new(), change).map_err(|_| Refusal::Busy)?;
         let index = self.last_index();
@@ -203,6 +212,20 @@ impl Replica {
             // It answers an error to nobody but a message of the wrong kind, which this is not.
             self.node.campaign().expect("standing for election is always allowed");
         }
+        self.after_input();
+    }
+
+    /// Asks the peers whether this replica, a leader that serves, still leads. `Effects::reads` has the answer under the
+    /// same number; if it leads no more there is none.
+    pub fn read_index(&mut self, number: u64) {
+        assert!(self.is_serving(), "the engine drops what is asked before the first commit of a term");
+        self.node.read_index(number.to_le_bytes().to_vec());
+        self.after_input();
+    }
+
+    /// What was sent to this peer last may be lost.
+    pub fn report_unreachable(&mut self, id: u64) {
+        self.node.report_unreachable(id);
         self.after_input();
     }
 
@@ -268,22 +291,6 @@ impl Replica {
         self.floor = self.floor.max(index.0);
         self.trim();
     }
-
-    pub fn read_index(&mut self, token: u64) { self.node.read_index(token.to_le_bytes().to_vec()); self.after_input(); }
-    pub fn transfer_leadership(&mut self, to: u64) -> Result<(), Refusal> { self.leading()?; self.node.transfer_leader(to); self.after_input(); Ok(()) }
-    pub fn is_transferring(&self) -> bool { self.node.raft.lead_transferee.is_some() }
-    pub fn members(&self) -> Members { let c = self.node.store().conf_state(); Members { voters: c.voters.clone(), voters_outgoing: c.voters_outgoing.clone(), learners: c.learners.clone() } }
-    pub fn propose_membership(&mut self, _v: &[u64], _l: &[u64], _c: Bytes) -> Result<(Term, Index), Refusal> { Err(Refusal::Busy) }
-    pub fn progress(&self) -> impl Iterator<Item = Progress> + '_ {
-        let first = self.base().0.0 + 1;
-        let conf = self.node.store().conf_state();
-        let is_leader = self.is_leader();
-        self.node.raft.prs().iter().filter(move |_| is_leader).map(move |(id, p)| Progress { id: *id, is_voter: conf.voters.contains(id), matched: Index(p.matched), is_active: p.recent_active, needs_checkpoint: p.next_idx < first })
-    }
-    pub fn report_unreachable(&mut self, id: u64) { self.node.report_unreachable(id); self.after_input(); }
-    pub fn checkpoint_wanted(&self) -> Option<u64> { None }
-    pub fn offer_checkpoint(&mut self, _to: u64, _o: Offer) -> bool { false }
-    pub fn withdraw_checkpoint(&mut self, _to: u64) {}
 
     pub fn group(&self) -> GroupId {
         self.options.group
@@ -363,7 +370,9 @@ impl Replica {
         assert!(self.persisted <= self.written);
         assert!(self.promised <= self.written);
         assert!(log.applied <= self.applied.0);
-        assert!(self.applied.0 <= log.committed.min(log.persisted));
+        assert!(self.applied.0 <= log.committed);
+        // What was installed counts as applied while it is being written.
+        assert!(self.applied.0 <= log.persisted || self.persisted < self.installed);
         assert!(log.persisted <= log.last_index());
         assert!(log.committed <= log.last_index());
         assert!(self.floor <= self.applied.0);
@@ -382,6 +391,40 @@ impl Replica {
         self.node.store().check();
     }
 
+    pub(crate) fn engine(&self) -> &raft::Raft<Log> {
+        &self.node.raft
+    }
+
+    pub(crate) fn conf(&self) -> &eraftpb::ConfState {
+        self.node.store().conf_state()
+    }
+
+    pub(crate) fn store_mut(&mut self) -> &mut Log {
+        self.node.mut_store()
+    }
+
+    pub(crate) fn begin_transfer(&mut self, to: u64) {
+        self.node.transfer_leader(to);
+        self.after_input();
+    }
+
+    pub(crate) fn set_held_from(&mut self, index: Option<u64>) {
+        self.held_from = index;
+    }
+
+    pub(crate) fn report_snapshot(&mut self, to: u64, status: raft::SnapshotStatus) {
+        self.node.report_snapshot(to, status);
+        self.after_input();
+    }
+
+    /// Sends this follower what it is to have next.
+    pub(crate) fn nudge(&mut self, to: u64) {
+        if self.is_leader() {
+            self.node.raft.send_append(to);
+        }
+        self.after_input();
+    }
+
     fn leading(&self) -> Result<(), Refusal> {
         if !self.is_leader() {
             return Err(Refusal::NotLeader { leader: self.leader() });
@@ -392,24 +435,23 @@ impl Replica {
     /// One round of the engine. The order of the steps is the safety of the group.
     fn on_ready(&mut self, effects: &mut Effects) {
         let mut ready = self.node.ready();
-        // Snapshot messages are refused at the door.
-        assert!(ready.snapshot().is_empty());
         let number = ready.number();
-        for read in ready.take_read_states() { if let Some(t) = read.request_ctx.first_chunk::<8>() { effects.reads.push((u64::from_le_bytes(*t), Index(read.index))); } }
+        for read in ready.take_read_states() {
+            // Nobody but `read_index` asks.
+            let number = read.request_ctx.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+            effects.reads.push((number.expect("a read has a number"), Index(read.index)));
+        }
         let mut leading = ready.take_messages();
+        if !ready.snapshot().is_empty() {
+            self.install(ready.snapshot(), effects);
+        }
         let entries = ready.take_entries();
         // A change of the commit index alone is not worth a write: every later record carries it. But it must never
         // be left out there: a membership counts from the moment it is applied, and a replica that forgets that an
         // entry was committed would elect with the voters of the past.
-        if !entries.is_empty() || ready.must_sync() {
-            self.written += 1;
-            let hard_state = self.hard_state();
-            if (hard_state.term, hard_state.vote) != self.promise {
-                self.promise = (hard_state.term, hard_state.vote);
-                self.promised = self.written;
-            }
+        if !entries.is_empty() || (ready.must_sync() && ready.snapshot().is_empty()) {
             let entries = entries.iter().map(entry::from_engine).collect();
-            effects.writes.push(Write { token: self.written, hard_state, entries, install: None });
+            self.write(entries, None, effects);
         }
         // The engine reads entries back before they are durable, so they enter the log before advance_append_async.
         self.node.mut_store().append(entries);
@@ -434,6 +476,26 @@ impl Replica {
             self.on_committed(&entry, effects);
         }
         self.report_applied();
+    }
+
+    fn write(&mut self, entries: Vec<Entry>, install: Option<Install>, effects: &mut Effects) {
+        self.written += 1;
+        let hard_state = self.hard_state();
+        if (hard_state.term, hard_state.vote) != self.promise {
+            self.promise = (hard_state.term, hard_state.vote);
+            self.promised = self.written;
+        }
+        effects.writes.push(Write { token: self.written, hard_state, entries, install });
+    }
+
+    /// The engine continues from a checkpoint. Its acknowledgement waits for the write, as all do.
+    fn install(&mut self, snapshot: &eraftpb::Snapshot, effects: &mut Effects) {
+        let install = checkpoint::install_of(snapshot);
+        assert!(install.index.0 > self.applied.0);
+        self.applied = (install.index.0, install.term.0);
+        self.write(Vec::new(), Some(install), effects);
+        self.installed = self.written;
+        self.node.mut_store().reset_to(snapshot);
     }
 
     /// Also for a `Ready` that wrote nothing: its messages may acknowledge what an earlier one is still writing.
@@ -513,8 +575,9 @@ impl Replica {
             mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
             mixed ^= mixed >> 32;
         }
-        let late = if self.options.is_preferred { 0 } else { ELECTION_TICKS / 2 };
-        ELECTION_TICKS + late + (mixed % (ELECTION_TICKS as u64 / 2)) as usize
+        let half = ELECTION_TICKS / 2;
+        let first = ELECTION_TICKS + if self.options.is_preferred { 0 } else { half };
+        first + (mixed % half as u64) as usize
     }
 
     /// The only member, and a voter.
@@ -542,10 +605,20 @@ impl Replica {
     fn trim(&mut self) {
         let applied = self.node.raft.raft_log.applied;
         // The state machine holds what it needs of an applied entry, and a lone voter has no follower to feed.
-        let free = if self.is_alone() { applied } else if !self.is_leader() && self.node.store().bytes() < (8 << 20) { 0 } else { self.floor.min(applied).min(self.everywhere()) };
+        let is_leader = self.is_leader();
+        let is_alone = self.is_alone();
+        let free = if is_alone { applied } else { self.floor.min(applied).min(self.everywhere()) };
+        let (free, most) = match self.held_from {
+            Some(held_from) => (free.min(held_from), LOG_BYTES_HELD_MAX),
+            None => (free, LOG_BYTES_MAX),
+        };
+        let kept = if is_leader || is_alone { 0 } else { LOG_BYTES_KEPT };
         let log = self.node.mut_store();
         for _ in 0..ENTRIES_DROPPED_MAX {
-            let to = if log.bytes() > LOG_BYTES_MAX { applied } else { free };
+            if log.bytes() <= kept {
+                break;
+            }
+            let to = if log.bytes() > most { applied } else { free };
             if !log.drop_first(to) {
                 break;
             }

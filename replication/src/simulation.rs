@@ -323,7 +323,7 @@ impl World {
                 voters.sort_unstable();
                 voters.dedup();
                 for leader in 0..self.nodes.len() {
-                    self.with(leader, |replica| _ = replica.propose_voters(&voters));
+                    self.with(leader, |replica| _ = replica.propose_membership(&voters, &[], Bytes::new()));
                 }
             }
         }
@@ -376,7 +376,7 @@ impl World {
             restored.hard_state.vote = 0;
         }
         disk.applied = base.0.0;
-        let options = Options { group: GroupId(1), id: node as u64 + 1, voters: vec![1, 2, 3], seed };
+        let options = Options { group: GroupId(1), id: node as u64 + 1, voters: vec![1, 2, 3], seed, is_preferred: false };
         disk.replica = Some(Replica::new(options, restored).expect("a replica from what it wrote"));
         self.with(node, |_| {});
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Limits;
+use crate::member::Member;
 use crate::shard::Address;
 use ringmain_wal::{Identity, LogOptions, Position, RecordHeader, Recovery};
 
@@ -15,6 +16,12 @@ fn options() -> ShardOptions {
         limits: Limits::default(),
         groups: vec![GROUP],
         addresses: vec![Address { host: "localhost".to_owned(), port: 7411 }],
+        founders: vec![Member {
+            node: 1,
+            incarnation: 1,
+            address: Address { host: "localhost".to_owned(), port: 7411 },
+        }],
+        layout: None,
         seed: 1,
     }
 }
@@ -49,7 +56,7 @@ impl Records {
             group: GROUP,
             term: Term(1),
             index: Index(index),
-            hard_state: HardState { term: 1, vote: 1, commit },
+            hard_state: HardState { term: 1, vote: 1 << 32 | 1, commit },
         };
         let position = Position((1 << 26) + self.sequence * 4096);
         self.sequence += 1;

@@ -102,7 +102,7 @@ pub(crate) struct Server {
     /// The address of the first shard; the others take the ports after it
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "config")]
     pub(crate) listen: Option<Address>,
-    /// The other nodes of the cluster
+    /// The nodes of the cluster, the same on each of them; this one may be left out if the others dial where it listens
     #[arg(long, value_name = "ID=HOST:PORT", value_delimiter = ',')]
     pub(crate) peers: Vec<Peer>,
     /// Pinned threads; default: as many as the data directory has, or one for every core when it is new
@@ -330,7 +330,7 @@ mod tests {
         for line in [
             "ringmain demo --seconds 20 --nodes 3 --output json",
             "ringmain server --config f --check-config",
-            "ringmain server --node 1 --data d --listen [::]:7411 --peers 2=h:7411,3=i:7411 --shards 4 --spin",
+            "ringmain server --node 1 --data d --listen [::]:7411 --peers 1=g:7411,2=h:7411,3=i:7411 --shards 4 --spin",
             "ringmain queue create q --priorities 3 --max-length 9 --max-bytes 64MiB --overflow drop-oldest --ttl 1h",
             "ringmain queue create q --lease 5m --max-deliveries 3 --dead-letter d --durability quorum-memory",
             "ringmain queue --connect h:1,i:2 list --output json",

@@ -1,6 +1,8 @@
 //! The one place where the program touches the broker itself: everything else it does, it does as a client.
 
 use ringmain_core::config::{Address, Config};
+use ringmain_core::failure::Failure as NodeFailure;
+use ringmain_core::formation::StopFlag;
 use ringmain_core::identity::Identity;
 use ringmain_core::node::{Node, Stopper};
 
@@ -16,7 +18,19 @@ pub(crate) struct Broker {
 impl Broker {
     /// Returns once every shard serves.
     pub(crate) fn start(config: &Config) -> Result<Self, Failure> {
-        let node = Node::start(config).map_err(Failure::told)?;
+        Self::around(Node::start(config).map_err(Failure::told)?, config)
+    }
+
+    /// As [`Broker::start`]; none if the flag ended the wait for the other nodes of the cluster.
+    pub(crate) fn start_unless(stop: &StopFlag, config: &Config) -> Result<Option<Self>, Failure> {
+        match Node::start_unless(stop, config) {
+            Ok(node) => Self::around(node, config).map(Some),
+            Err(NodeFailure::Stopped) => Ok(None),
+            Err(failure) => Err(Failure::told(failure)),
+        }
+    }
+
+    fn around(node: Node, config: &Config) -> Result<Self, Failure> {
         let identity = Identity::read(&config.data).map_err(Failure::told)?;
         let host = &config.listen.host;
         let address = |port: u16| Address { host: host.clone(), port };

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use ringmain_core::config::{Address, Config};
+use ringmain_core::formation::{State, StopFlag};
 use ringmain_core::node::Stopper;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -23,7 +24,7 @@ struct Understood<'a> {
     data: &'a str,
     listen: String,
     advertise: &'a str,
-    peers: Vec<String>,
+    nodes: Vec<String>,
     shards: Option<u32>,
     spin: bool,
 }
@@ -33,6 +34,8 @@ struct Understood<'a> {
 struct Serving {
     node: u32,
     cluster: String,
+    /// Those that the cluster was formed from.
+    nodes: Vec<u32>,
     shards: Vec<String>,
 }
 
@@ -42,16 +45,14 @@ pub(super) fn run(options: Server) -> Result<(), Failure> {
     if check_config {
         return understood(output, &config);
     }
-    if !config.peers.is_empty() {
-        return Err(Failure::told(
-            "peers are not supported yet: a node serves alone until there is replication",
-        ));
-    }
-    let stopper = Arc::new(OnceLock::new());
+    let (waiting, stopper) = (StopFlag::default(), Arc::new(OnceLock::new()));
     let signals = Signals::new([SIGINT, SIGTERM])?;
-    let told = Arc::clone(&stopper);
-    thread::spawn(move || stop_on_signal(signals, &told));
-    let broker = Broker::start(&config)?;
+    let (ended, told) = (waiting.clone(), Arc::clone(&stopper));
+    thread::spawn(move || stop_on_signal(signals, &ended, &told));
+    let Some(broker) = Broker::start_unless(&waiting, &config)? else {
+        eprintln!("stopped");
+        return Ok(());
+    };
     let first = stopper.set(broker.stopper()).is_ok();
     assert!(first, "a server starts one broker");
     serving(output, &broker)?;
@@ -61,13 +62,17 @@ pub(super) fn run(options: Server) -> Result<(), Failure> {
 }
 
 /// The first signal stops in good order, unless there is nothing to put in order yet: a node that still reads its log has
-/// promised nothing. The second one stops at once.
-fn stop_on_signal(mut signals: Signals, stopper: &OnceLock<Stopper>) {
+/// promised nothing. One that waits for other nodes just ends. The second signal stops at once.
+fn stop_on_signal(mut signals: Signals, waiting: &StopFlag, stopper: &OnceLock<Stopper>) {
     let mut signals = signals.forever();
-    if let (Some(_), Some(stopper)) = (signals.next(), stopper.get()) {
-        eprintln!("stopping: what was admitted is being finished; a second signal stops at once");
-        stopper.stop();
-        signals.next();
+    if signals.next().is_some() {
+        if let Some(stopper) = stopper.get() {
+            eprintln!("stopping: what was admitted is being finished; a second signal stops at once");
+            stopper.stop();
+            signals.next();
+        } else if waiting.stop() {
+            signals.next();
+        }
     }
     eprintln!("stopped at once");
     std::process::exit(1);
@@ -94,7 +99,7 @@ fn understood(output: Format, config: &Config) -> Result<(), Failure> {
         data: &data,
         listen: config.listen.to_string(),
         advertise: &config.advertise,
-        peers: config.peers.iter().map(|peer| format!("{}={}", peer.node, peer.address)).collect(),
+        nodes: if config.peers.is_empty() { Vec::new() } else { listed(config) },
         shards: config.shards,
         spin: config.spin,
     };
@@ -104,20 +109,25 @@ fn understood(output: Format, config: &Config) -> Result<(), Failure> {
     }
 }
 
+fn listed(config: &Config) -> Vec<String> {
+    config.nodes().iter().map(ToString::to_string).collect()
+}
+
 fn page(understood: &Understood<'_>) -> String {
     let shards = understood
         .shards
         .map_or_else(|| "as the data directory has, or one a core".to_owned(), |n| n.to_string());
     let advertise =
         if understood.advertise.is_empty() { "the host that was dialled" } else { understood.advertise };
-    let peers = if understood.peers.is_empty() { "none".to_owned() } else { understood.peers.join(", ") };
+    let nodes =
+        if understood.nodes.is_empty() { "this one alone".to_owned() } else { understood.nodes.join(", ") };
     let mut text = "the configuration is good\n\n".to_owned();
     for (name, value) in [
         ("node", understood.node.to_string()),
         ("data", understood.data.to_owned()),
         ("listen", understood.listen.clone()),
         ("advertise", advertise.to_owned()),
-        ("peers", peers),
+        ("nodes", nodes),
         ("shards", shards),
         ("spin", if understood.spin { "yes".to_owned() } else { "no".to_owned() }),
     ] {
@@ -130,22 +140,31 @@ fn serving(output: Format, broker: &Broker) -> Result<(), Failure> {
     let addresses = broker.addresses();
     let identity = broker.identity();
     let cluster = format!("{:#018x}", identity.cluster);
+    let nodes: Vec<u32> = identity.founders.iter().map(|founder| founder.node).collect();
     match output {
         Format::Json => {
             let shards = addresses.iter().map(Address::to_string).collect();
-            print_json(&Serving { node: identity.node, cluster, shards })
+            print_json(&Serving { node: identity.node, cluster, nodes, shards })
         }
         Format::Text => {
             let shards = addresses.len();
             let plural = if shards == 1 { "" } else { "s" };
+            let verb = if identity.state == State::Joining { "listens" } else { "serves" };
             eprintln!(
-                "node {} of cluster {cluster} serves on {} ({shards} shard{plural})",
+                "node {} of cluster {cluster}{} {verb} on {} ({shards} shard{plural})",
                 identity.node,
+                company(&nodes),
                 span(addresses)
             );
             Ok(())
         }
     }
+}
+
+/// The nodes that the cluster was formed from, unless it is this one alone.
+fn company(nodes: &[u32]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(u32::to_string).collect();
+    if nodes.len() > 1 { format!(" (nodes {})", nodes.join(", ")) } else { String::new() }
 }
 
 /// The addresses of the shards, which are one host and a run of ports unless the system chose them.
@@ -164,6 +183,12 @@ fn span(addresses: &[Address]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn company_is_named_where_there_is_some() {
+        assert_eq!(company(&[1]), "");
+        assert_eq!(company(&[1, 2, 3]), " (nodes 1, 2, 3)");
+    }
 
     #[test]
     fn addresses_are_told_as_a_run_of_ports() {

@@ -6,7 +6,7 @@ use super::{Address, Config, Peer};
 /// Nodes that one list may have. A majority of seven survives three losses; more nodes only make each write slower.
 pub const NODES_MAX: usize = 7;
 /// The longest host name that the wire carries.
-pub const HOST_BYTES_MAX: usize = ringmain_net::protocol::NAME_BYTES_MAX as usize;
+const HOST_BYTES_MAX: usize = ringmain_net::protocol::NAME_BYTES_MAX as usize;
 
 impl Config {
     /// Lists the nodes of the cluster. This node may be among them, with the address that the others dial, or be left out.
@@ -73,8 +73,8 @@ impl Config {
                     "nodes: node {node} is listed at port 0, and needs the one it listens on"
                 ));
             }
-            if address.host.len() > HOST_BYTES_MAX {
-                return Some(format!("nodes: the host of node {node} is longer than {HOST_BYTES_MAX} bytes"));
+            if !host_is_plain(&address.host) {
+                return Some(format!("nodes: node {node} is listed at {:?}, which is no host", address.host));
             }
             for earlier in &nodes[..place] {
                 if earlier.node == *node {
@@ -87,6 +87,12 @@ impl Config {
         }
         None
     }
+}
+
+/// Whether this may stand where hosts stand: in a file, in a message to a person. It may be empty, for an unknown one.
+pub(crate) fn host_is_plain(host: &str) -> bool {
+    host.len() <= HOST_BYTES_MAX
+        && !host.contains(|letter: char| letter.is_control() || letter.is_whitespace())
 }
 
 #[cfg(test)]
@@ -137,8 +143,9 @@ mod tests {
             let why = listed(listen, nodes).unwrap_err();
             assert!(why.contains(fragment), "{nodes} was refused with {why:?}");
         }
-        let long = format!("1={}:1", "h".repeat(256));
-        assert!(listed("h:7411", &long).unwrap_err().contains("longer than 255 bytes"));
+        for host in ["h".repeat(256), "\u{1b}[2J".to_owned()] {
+            assert!(listed("h:7411", &format!("1={host}:1")).unwrap_err().contains("which is no host"));
+        }
     }
 
     #[test]

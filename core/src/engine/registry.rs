@@ -11,7 +11,7 @@ const BLOCK_SLOTS: usize = 64;
 /// Above it stands the ordinal of the group.
 const ORDINAL_SHIFT: u32 = 52;
 /// Groups of one shard: a consumer's number has four bits for them.
-pub const GROUPS_PER_SHARD_MAX: u32 = 16;
+pub(crate) const GROUPS_PER_SHARD_MAX: u32 = 16;
 
 /// The group, among those of its shard, that gave this id.
 pub(crate) fn ordinal_of(id: u64) -> usize {

@@ -1,6 +1,6 @@
 //! What a cluster is made of, as every data directory of it knows.
 
-use crate::config::Address;
+use crate::config::{Address, NODES_MAX, SHARDS_MAX, host_is_plain};
 
 /// Groups of one shard: one for each founder.
 pub const GROUPS_MAX: u32 = 16;
@@ -88,7 +88,7 @@ impl ClusterLayout {
         if self.node == 0 || self.shards == 0 || self.segment_bytes == 0 {
             return Some("node, shards and segment_bytes must be at least 1");
         }
-        if self.shards > crate::config::SHARDS_MAX {
+        if self.shards > SHARDS_MAX {
             return Some("there are too many shards");
         }
         if self.state == State::Forming {
@@ -101,14 +101,14 @@ impl ClusterLayout {
         if self.groups == 0 || self.groups > GROUPS_MAX {
             return Some("groups must be between 1 and 16");
         }
-        if self.founders.is_empty() || self.founders.len() > crate::config::NODES_MAX {
+        if self.founders.is_empty() || self.founders.len() > NODES_MAX {
             return Some("there must be 1 to 7 founders");
         }
         if self.founders.iter().any(|founder| founder.node == 0 || founder.incarnation == 0) {
             return Some("node and incarnation of a founder must be at least 1");
         }
-        if self.founders.iter().any(|founder| founder.address.host.len() > crate::config::HOST_BYTES_MAX) {
-            return Some("the host of a founder is too long");
+        if !self.founders.iter().all(|founder| host_is_plain(&founder.address.host)) {
+            return Some("the host of a founder is none");
         }
         if !self.founders.is_sorted_by(|earlier, later| earlier.node < later.node) {
             return Some("founders must be in the order of their ids, each once");

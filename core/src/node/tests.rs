@@ -71,7 +71,7 @@ fn stored_message_is_there_after_a_kill() {
             Reply::QueueOpened(opened) => Some(opened.queue),
             _ => None,
         });
-        let session = client.ask(&OpenSession { producer: "" }, &[], |reply| match reply {
+        let session = client.ask(&OpenSession { queue, producer: "" }, &[], |reply| match reply {
             Reply::SessionOpened(opened) => Some(opened.session),
             _ => None,
         });

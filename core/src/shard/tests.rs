@@ -32,6 +32,12 @@ fn options() -> ShardOptions {
         limits: Limits { checkpoint_bytes: crate::config::Bytes(8 << 20), ..Limits::default() },
         groups: vec![GroupId(0)],
         addresses: vec![Address { host: "localhost".to_owned(), port: 7411 }],
+        founders: vec![Member {
+            node: 1,
+            incarnation: 1,
+            address: Address { host: "localhost".to_owned(), port: 7411 },
+        }],
+        layout: None,
         seed: 1,
     }
 }
@@ -189,7 +195,7 @@ impl World {
     }
 
     fn session(&mut self) -> u64 {
-        self.ask(&OpenSession { producer: "" }, &[]);
+        self.ask(&OpenSession { queue: 0, producer: "" }, &[]);
         let mut session = 0;
         self.replies(|_, reply| {
             if let Reply::SessionOpened(opened) = reply {

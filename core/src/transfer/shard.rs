@@ -132,7 +132,7 @@ impl Group {
                 if let Some(source) = self.source_to(from, staged.transfer) {
                     let offer = source.on_staged(turn.now);
                     // Refused when the log has gone on without the entries behind it: then it begins again.
-                    if !self.replica.offer_checkpoint(from, offer) {
+                    if !self.replica.offer_checkpoint(from, &offer) {
                         self.end_source();
                     }
                 }
@@ -158,6 +158,7 @@ impl Group {
     fn end_source(&mut self) {
         if let Some(source) = self.source.take() {
             self.replica.withdraw_checkpoint(source.to());
+            self.replica.hold_log(None);
         }
     }
 
@@ -190,6 +191,7 @@ impl Group {
         // Rises within a term, and terms rise: no two transfers of a group are called alike.
         let transfer = self.term().0 << 16 | self.transfers & 0xffff;
         let route = Route { cluster: turn.cluster, group: self.id, from: self.replica.id(), to, transfer };
+        self.replica.hold_log(Some(image.index()));
         self.source = Some(Box::new(Source::new(route, image, (conf_state, membership), turn.now)));
     }
 }

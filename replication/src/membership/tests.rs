@@ -56,8 +56,8 @@ fn initial_voters_are_checked() {
 #[test]
 fn change_is_the_difference() {
     let present = initial(&[1, 2, 3]).unwrap();
-    assert_eq!(change(&present, &[3, 2, 1]), None);
-    let moved = change(&present, &[1, 2, 4]).unwrap();
+    assert_eq!(change(&present, &[3, 2, 1], &[], Bytes::new()), None);
+    let moved = change(&present, &[1, 2, 4], &[], Bytes::new()).unwrap();
     let seen: Vec<_> = moved.changes.iter().map(|one| (one.get_change_type(), one.node_id)).collect();
     assert_eq!(seen, [(ConfChangeType::AddNode, 4), (ConfChangeType::RemoveNode, 3)]);
     let bytes = protobuf::Message::write_to_bytes(&moved).unwrap();

@@ -51,17 +51,41 @@ fn kinds_that_peers_do_not_send_are_refused() {
         MessageType::MsgHup,
         MessageType::MsgBeat,
         MessageType::MsgPropose,
-        MessageType::MsgSnapshot,
         MessageType::MsgUnreachable,
         MessageType::MsgSnapStatus,
         MessageType::MsgCheckQuorum,
         MessageType::MsgTransferLeader,
-        MessageType::MsgTimeoutNow,
         MessageType::MsgReadIndex,
         MessageType::MsgReadIndexResp,
     ] {
         assert_eq!(verdict(&message(kind)), Err(MessageError::Kind), "{kind:?}");
     }
+}
+
+#[test]
+fn impossible_checkpoints_are_refused() {
+    let mut sound = message(MessageType::MsgSnapshot);
+    sound.mut_snapshot().data = vec![7; 8].into();
+    sound.mut_snapshot().mut_metadata().index = 9;
+    sound.mut_snapshot().mut_metadata().term = 2;
+    sound.mut_snapshot().mut_metadata().mut_conf_state().voters = vec![1, 2];
+    assert_eq!(verdict(&sound), Ok(()));
+    let spoilers: [fn(&mut Message); 6] = [
+        |message| message.mut_snapshot().data = vec![7; 9].into(),
+        |message| message.mut_snapshot().mut_metadata().index = 0,
+        |message| message.mut_snapshot().mut_metadata().term = u64::MAX,
+        |message| message.mut_snapshot().mut_metadata().mut_conf_state().voters.clear(),
+        |message| message.mut_snapshot().mut_metadata().mut_conf_state().learners = vec![1],
+        |message| message.mut_snapshot().mut_metadata().mut_conf_state().voters = vec![1, 0],
+    ];
+    for spoil in spoilers {
+        let mut message = sound.clone();
+        spoil(&mut message);
+        assert!(matches!(verdict(&message), Err(MessageError::Malformed { .. })));
+    }
+    let mut elsewhere = message(MessageType::MsgHeartbeat);
+    elsewhere.set_snapshot(sound.take_snapshot());
+    assert!(matches!(verdict(&elsewhere), Err(MessageError::Malformed { .. })));
 }
 
 #[test]
