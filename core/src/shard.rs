@@ -30,7 +30,10 @@ use bytes::Bytes;
 use ringmain_net::frame;
 use ringmain_net::peer::PEER_FRAME_BYTES_MAX;
 use ringmain_net::protocol::Code;
-use ringmain_wal::{GroupId, Identity, Index, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, Term, WriteAt, WriteId};
+use ringmain_wal::{
+    GroupId, Identity, Index, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, Term, WriteAt,
+    WriteId,
+};
 
 /// What a shard is, beside what is in its log.
 #[derive(Clone)]
