@@ -93,7 +93,7 @@ impl Consumer {
         let machine = &mut self.shared.borrow_mut().machine;
         machine.check_open()?;
         let Some(consumer) = machine.consumers.get_mut(&self.id) else { return Err(Error::Closed) };
-        if let Some(error) = &consumer.seat.failed {
+        if let Some(error) = &consumer.failed {
             return Err(error.clone());
         }
         if consumer.generation != self.generation {

@@ -2,28 +2,35 @@
 
 use ringmain_net::frame::{self, FRAME_BYTES_MAX};
 use ringmain_net::protocol::{
-    DeliveryHead, Kind, Outcome, Pong, QueueOpened, QueueSettings, Receipt, Request, SessionOpened,
-    Subscribed, Words,
+    ConsumerEnded, DeliveryHead, Kind, NodeAddress, Outcome, Pong, QueueOpened, QueueSettings, Receipt,
+    Request, SessionOpened, ShardAddress, Subscribed, Words,
 };
 
 use super::settler::{Lease, Settler};
 use super::*;
 use crate::message::Message;
 
-/// A machine, and the other end of its only connection, which sees whole frames.
+/// A machine, and the other ends of its connections, which see whole frames. Node `n` listens at port `7400 * n`.
 struct World {
     machine: Machine,
     now: Instant,
-    received: Vec<u8>,
+    received: BTreeMap<usize, Vec<u8>>,
     seen: Vec<(Kind, u64, Vec<u8>)>,
+    /// The link that most calls here are about.
+    link: usize,
+    nodes: u32,
 }
 
 impl World {
     fn new() -> Self {
+        Self::of_nodes(1)
+    }
+
+    fn of_nodes(nodes: u32) -> Self {
         let options = Options { addresses: Address::parse_list("shard:7400").unwrap(), ..Options::default() };
         let now = Instant::now();
-        let mut world =
-            Self { machine: Machine::new(options, 1, now), now, received: Vec::new(), seen: Vec::new() };
+        let machine = Machine::new(options, 1, now);
+        let mut world = Self { machine, now, received: BTreeMap::new(), seen: Vec::new(), link: 0, nodes };
         world.connect();
         world
     }
@@ -31,20 +38,42 @@ impl World {
     fn connect(&mut self) {
         self.now += Duration::from_secs(2);
         self.machine.on_time(self.now);
+        let dialled = self.dialled();
+        assert_eq!(dialled[0], (0, 7400));
+        self.welcome(0, 1);
+    }
+
+    /// The links to dial, and their ports.
+    fn dialled(&mut self) -> Vec<(usize, u16)> {
+        self.machine.on_time(self.now);
         while self.machine.poll_drop().is_some() {}
-        assert_eq!(self.machine.poll_dial(self.now).unwrap().0, 0);
-        self.machine.on_connected(0, self.now);
+        let Self { machine, now, .. } = self;
+        std::iter::from_fn(|| machine.poll_dial(*now))
+            .map(|(link, address, _)| (link, address.port))
+            .collect()
+    }
+
+    /// This link is connected, and this node welcomes us.
+    fn welcome(&mut self, link: usize, node: u32) {
+        self.link = link;
+        self.received.remove(&link);
+        self.machine.on_connected(link, self.now);
         self.send_all();
-        let shards = vec![ShardAddress { host: String::new(), port: 7400 }];
+        let shards = vec![ShardAddress { host: String::new(), port: node as u16 * 7400 }];
+        let address = |node: u32| NodeAddress { node, host: String::new(), port: node as u16 * 7400 };
+        let nodes = (1..=self.nodes).map(address).collect();
         let welcome = Welcome {
             protocol: 1,
             cluster: 1,
-            node: 1,
+            node,
+            incarnation: 1,
             shard: 0,
+            groups: 1,
             message_bytes_max: 1 << 20,
             frame_bytes_max: FRAME_BYTES_MAX,
             inflight_frames_max: 4096,
             shards,
+            nodes,
         };
         self.reply(1, &welcome);
     }
@@ -58,35 +87,36 @@ impl World {
     fn receive(&mut self, bytes: &[u8]) {
         // In the smallest pieces that a connection may deliver.
         for byte in bytes.chunks(7) {
-            self.machine.inbox(0)[..byte.len()].copy_from_slice(byte);
-            self.machine.on_received(0, byte.len(), self.now);
+            self.machine.inbox(self.link)[..byte.len()].copy_from_slice(byte);
+            self.machine.on_received(self.link, byte.len(), self.now);
         }
     }
 
     /// Takes at most so many bytes; answers how many there were.
     fn send(&mut self, limit: usize) -> usize {
         let mut slices = Slices::new();
-        self.machine.transmit(0, &mut slices);
+        self.machine.transmit(self.link, &mut slices);
+        let received = self.received.entry(self.link).or_default();
         let mut left = limit;
         let mut sent = 0;
         for slice in slices.as_slice() {
             let part = slice.len().min(left);
-            self.received.extend_from_slice(&slice[..part]);
+            received.extend_from_slice(&slice[..part]);
             left -= part;
             sent += part;
         }
-        self.machine.on_transmitted(0, sent);
+        self.machine.on_transmitted(self.link, sent);
         self.cut_frames();
         sent
     }
 
     fn send_all(&mut self) {
         while self.send(usize::MAX) > 0 {}
-        assert!(self.received.is_empty(), "a frame was not finished");
+        assert!(self.received.values().all(Vec::is_empty), "a frame was not finished");
     }
 
     fn cut_frames(&mut self) {
-        let received = std::mem::take(&mut self.received);
+        let received = self.received.remove(&self.link).unwrap_or_default();
         let mut rest = &received[..];
         while let Some(frame) = frame::split(rest, FRAME_BYTES_MAX).expect("frames arrive whole and unmixed")
         {
@@ -95,12 +125,26 @@ impl World {
             self.seen.push((kind, frame.request, frame.body.to_vec()));
             rest = &rest[frame.bytes..];
         }
-        self.received = rest.to_vec();
+        self.received.insert(self.link, rest.to_vec());
     }
 
     /// The request number of the last frame of this kind.
     fn last(&self, kind: Kind) -> u64 {
         self.seen.iter().rev().find(|(seen, ..)| *seen == kind).expect("such a frame was sent").1
+    }
+
+    /// The shard says that it leads.
+    fn serve(&mut self) {
+        self.send_all();
+        let opened = QueueOpened { queue: 9, settings: QueueSettings::default() };
+        self.reply(self.last(Kind::OpenQueue), &opened);
+        self.send_all();
+    }
+
+    /// What was sent since the last look.
+    fn sent(&mut self) -> Vec<(Kind, Vec<u8>)> {
+        self.send_all();
+        self.seen.drain(..).map(|(kind, _, body)| (kind, body)).collect()
     }
 
     fn producer(&mut self, session: u64) -> u64 {
@@ -202,7 +246,7 @@ fn what_is_sent_again_is_the_same_byte_for_byte() {
     let first = world.seen.split_off(world.seen.len() - 2);
     world.machine.on_lost(0, "the test says so".to_owned(), world.now);
     world.connect();
-    world.send_all();
+    world.serve();
     assert_eq!(world.seen.split_off(world.seen.len() - 2), first);
     let receipt =
         Receipt { session: 11, first_sequence: 1, last_sequence: 2, flags: 1, ..Receipt::default() };
@@ -254,6 +298,15 @@ fn a_shard_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
         let error = world.machine.links[0].last_error.clone().unwrap();
         assert!(error.contains(reason), "{error}");
         world.connect();
+        world.send_all();
+        let asked: Vec<u64> = world
+            .seen
+            .iter()
+            .rev()
+            .filter(|(kind, ..)| *kind == Kind::OpenQueue)
+            .map(|seen| seen.1)
+            .collect();
+        world.reply(asked[0], &QueueOpened { queue: 9, settings: QueueSettings::default() });
         world.send_all();
         assert!(world.seen.iter().any(|(kind, _, body)| (*kind, &body[..]) == (Kind::Publish, b"x")));
     }
