@@ -242,9 +242,8 @@ impl Machine {
         self.event(Event::Lost { address: address.clone(), reason: reason.clone() });
         let lost = Error::Lost { address, reason };
         for (_, pending) in pending {
-            match pending {
-                Pending::Settle { token, .. } => self.settled(token, Err(lost.clone())),
-                _ => {}
+            if let Pending::Settle { token, .. } = pending {
+                self.settled(token, Err(lost.clone()));
             }
         }
         self.unseat(index, &lost, now);
@@ -380,7 +379,8 @@ impl Machine {
                 self.on_consumer_refused(index, consumer, &refused, now);
             }
             (Pending::Settle { consumer, token }, Reply::Refused(refused)) => {
-                self.on_settle_refused(index, consumer, token, &refused, now);
+                let error = self.on_settle_refused(index, consumer, &refused, now);
+                self.settled(token, Err(error));
             }
             (Pending::Unsubscribe | Pending::Ping, Reply::Refused(_)) => {}
             (pending, _) => return Err(format!("answered {pending:?} with something else")),

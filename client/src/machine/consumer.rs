@@ -237,15 +237,14 @@ impl Machine {
         self.due = now;
     }
 
-    /// Nothing of a settle was done, as far as this shard knows.
+    /// Nothing of a settle was done, as far as this shard knows. Answers what that means to whoever settled.
     pub(super) fn on_settle_refused(
         &mut self,
         index: usize,
         id: u64,
-        token: u64,
         refused: &Refused<'_>,
         now: Instant,
-    ) {
+    ) -> Error {
         let code = refused.code();
         let error = match code {
             // The consumer has ended, and with it its leases.
@@ -257,12 +256,12 @@ impl Machine {
             }
             _ => refusal(refused),
         };
-        self.settled(token, Err(error));
         let number = self.consumers.get(&id).filter(|c| c.seat.link == Some(index)).and_then(|c| c.number);
         if let Some(consumer) = number.filter(|_| is_elsewhere(code)) {
             let ended = ConsumerEnded { consumer, code: refused.code, detail: refused.detail };
             self.on_consumer_ended(index, &ended, now);
         }
+        error
     }
 
     pub(super) fn on_consumer_refused(&mut self, index: usize, id: u64, refused: &Refused<'_>, now: Instant) {

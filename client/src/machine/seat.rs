@@ -294,9 +294,9 @@ impl Machine {
         }
     }
 
-    /// Whether a seat without a place would use this connection.
+    /// Whether a seat that is not served yet would use this connection.
     pub(super) fn would_use(&self, index: usize, seat: &Seat) -> bool {
-        if seat.link.is_some() {
+        if seat.link.is_some() && !seat.hunting {
             return false;
         }
         let link = &self.links[index];

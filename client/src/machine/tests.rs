@@ -350,3 +350,129 @@ fn events_are_kept_within_bounds() {
     }
     assert_eq!(std::iter::from_fn(|| world.machine.poll_event()).count(), EVENTS_MAX);
 }
+
+/// A refusal of a publish of session 11, with where to go instead.
+fn refused(code: Code, sequence: u64, redirect_port: u16) -> Refused<'static> {
+    Refused { code: code as u16, session: 11, sequence, redirect_port, ..Refused::default() }
+}
+
+/// A world of two nodes whose producer has sent two publishes to the first, which refused the first of them.
+fn moving() -> (World, u64) {
+    let mut world = World::of_nodes(2);
+    let producer = world.producer(11);
+    world.offer(producer, b"one");
+    world.offer(producer, b"two");
+    world.sent();
+    world.reply(1, &refused(Code::NotLeader, 1, 2 * 7400));
+    assert_eq!(world.dialled(), [(1, 2 * 7400)]);
+    (world, producer)
+}
+
+#[test]
+fn the_window_goes_to_the_next_leader_once_that_says_so() {
+    let (mut world, _) = moving();
+    world.welcome(1, 2);
+    let asked = vec![(Kind::Hello, vec![]), (Kind::OpenQueue, vec![])];
+    assert_eq!(world.sent(), asked, "publishes wait for the answer");
+    world.link = 0;
+    assert_eq!(world.sent(), [], "and nothing goes to the old one");
+    world.link = 1;
+    world.machine.on_lost(1, "the test says so".to_owned(), world.now);
+    assert_eq!(world.dialled(), []);
+    world.link = 0;
+    world.serve();
+    assert_eq!(world.sent()[1..], [(Kind::Publish, b"one".to_vec()), (Kind::Publish, b"two".to_vec())]);
+}
+
+#[test]
+fn refusals_of_a_leader_that_was_left_say_nothing() {
+    let (mut world, producer) = moving();
+    world.welcome(1, 2);
+    world.serve();
+    world.link = 0;
+    world.reply(2, &refused(Code::NotLeader, 2, 0));
+    world.reply(2, &refused(Code::Full, 2, 0));
+    assert!(world.machine.poll_completion(producer).is_none());
+    world.sent();
+    world.link = 1;
+    assert_eq!(world.sent(), [], "nothing is sent a third time");
+}
+
+#[test]
+fn receipts_of_a_leader_that_was_left_are_true() {
+    let (mut world, producer) = moving();
+    let receipt = |first_sequence, last_sequence| Receipt {
+        session: 11,
+        first_sequence,
+        last_sequence,
+        ..Receipt::default()
+    };
+    // Before they are sent again it is the next leader's turn to say so.
+    world.reply(1, &receipt(1, 2));
+    assert!(world.machine.poll_completion(producer).is_none());
+    world.welcome(1, 2);
+    world.serve();
+    assert_eq!(world.sent().into_iter().filter(|(kind, _)| *kind == Kind::Publish).count(), 2);
+    world.link = 0;
+    world.reply(1, &receipt(1, 1));
+    assert_eq!(world.machine.poll_completion(producer).unwrap().sequence.0, 1);
+    world.link = 1;
+    world.reply(2, &Receipt { flags: 1, ..receipt(1, 2) });
+    assert_eq!(world.machine.poll_completion(producer).unwrap().sequence.0, 2, "and each comes once");
+    assert!(world.machine.poll_completion(producer).is_none());
+    assert!(world.machine.is_drained());
+}
+
+#[test]
+fn a_lost_leader_is_looked_for_everywhere_at_once() {
+    let mut world = World::of_nodes(3);
+    world.producer(11);
+    world.consumer();
+    world.machine.on_lost(0, "the test says so".to_owned(), world.now);
+    // The connection that ended had worked for a while, so it is among them.
+    world.now += Duration::from_millis(30);
+    let ports: BTreeSet<u16> = world.dialled().into_iter().map(|(_, port)| port).collect();
+    assert_eq!(ports, BTreeSet::from([7400, 2 * 7400, 3 * 7400]));
+}
+
+#[test]
+fn a_consumer_that_was_ended_subscribes_at_the_next_leader() {
+    let mut world = World::of_nodes(2);
+    let consumer = world.consumer();
+    let messages = [DeliveryHead::default()];
+    let words = ringmain_net::protocol::Delivery { consumer: 1, queue: 9, messages: &messages };
+    world.reply(0, &words);
+    let ended = ConsumerEnded { consumer: 1, code: Code::NotLeader as u16, detail: "" };
+    world.reply(0, &ended);
+    // What was on its way is void too.
+    world.reply(0, &words);
+    let state = world.machine.consumers.get_mut(&consumer).unwrap();
+    assert!(state.mailbox_mut().is_empty());
+    assert!(!state.is_ready());
+    assert_eq!(state.generation, 2);
+    world.sent();
+    assert_eq!(world.dialled(), [(1, 2 * 7400)]);
+    // The one that ended it is all there is, so it is asked again, and points to the other.
+    world.send_all();
+    let subscribe = world.last(Kind::Subscribe);
+    world.sent();
+    world.welcome(1, 2);
+    world.link = 0;
+    world.reply(subscribe, &Refused { session: 0, ..refused(Code::NotLeader, 0, 2 * 7400) });
+    world.link = 1;
+    assert_eq!(world.sent().pop(), Some((Kind::Subscribe, vec![])));
+}
+
+#[test]
+fn a_thread_that_was_away_gives_its_late_ping_the_same_time() {
+    let mut world = World::new();
+    let Options { ping_after, silence_max, .. } = *world.machine.options();
+    world.now += silence_max * 10;
+    world.machine.on_time(world.now);
+    world.now += silence_max.checked_sub(ping_after).unwrap() - TICK;
+    world.machine.on_time(world.now);
+    assert!(world.machine.links[0].is_up());
+    world.now += TICK;
+    world.machine.on_time(world.now);
+    assert!(!world.machine.links[0].is_up());
+}

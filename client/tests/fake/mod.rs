@@ -378,6 +378,8 @@ struct Connection {
     inbox: Vec<u8>,
     out: Vec<u8>,
     consumers: BTreeMap<u32, Consumer>,
+    /// By session, the last publish that was refused because another node leads: see `is_behind_refused`.
+    refused: BTreeMap<u64, u64>,
     /// Receipts not sent yet: session, first, last, duplicate.
     receipts: Vec<(u64, u64, u64, bool)>,
 }
@@ -397,6 +399,7 @@ impl Connection {
             inbox: Vec::new(),
             out: Vec::new(),
             consumers: BTreeMap::new(),
+            refused: BTreeMap::new(),
             receipts: Vec::new(),
         }
     }
@@ -465,7 +468,7 @@ impl Connection {
     fn refused_as_follower(&mut self, number: u64, request: &Request<'_>, state: &mut State) -> bool {
         let anywhere =
             matches!(request, Request::Hello(_) | Request::Ping | Request::Metadata | Request::ShowGroups);
-        if anywhere || state.leads(self.node) {
+        if anywhere || (state.leads(self.node) && !self.is_behind_refused(request)) {
             return false;
         }
         state.not_leader += 1;
@@ -476,9 +479,23 @@ impl Connection {
         };
         if let Request::Publish(publish) = request {
             (refused.session, refused.sequence) = (publish.session, publish.sequence);
+            self.refused.insert(publish.session, publish.sequence);
         }
         self.reply(number, &refused);
         true
+    }
+
+    /// Whether it was sent right behind a publish that was refused as not led here. It must not overtake that one,
+    /// though this node may lead again by now.
+    fn is_behind_refused(&mut self, request: &Request<'_>) -> bool {
+        let Request::Publish(publish) = request else { return false };
+        match self.refused.get(&publish.session) {
+            Some(refused) if refused + 1 == publish.sequence => true,
+            _ => {
+                self.refused.remove(&publish.session);
+                false
+            }
+        }
     }
 
     fn frames(&mut self) -> bool {
@@ -541,6 +558,39 @@ impl Connection {
                 state.pings += 1;
                 self.reply(number, &Pong);
             }
+            request @ (Request::Metadata
+            | Request::ShowGroups
+            | Request::MoveLeader(_)
+            | Request::ChangeMembers(_)) => self.cluster(number, &request, &mut state),
+            Request::Publish(publish) => self.publish(number, &publish, &mut state),
+            Request::Settle(settle) => self.settle(number, &settle, &mut state),
+            Request::OpenSession(open) => {
+                let opened = open_session(&mut state, open.producer);
+                self.reply(number, &opened);
+            }
+            Request::Subscribe(subscribe) => {
+                let Some(queue) = state.queue(subscribe.queue) else {
+                    return self.refuse(number, Code::NoSuchQueue);
+                };
+                queue.consumers += 1;
+                let consumer =
+                    Consumer { queue: subscribe.queue, credit: subscribe.credit as usize, leased: vec![] };
+                let id = self.consumers.len() as u32 + 1;
+                self.consumers.insert(id, consumer);
+                self.reply(number, &Subscribed { consumer: id });
+            }
+            Request::Unsubscribe(unsubscribe) => {
+                if let Some(consumer) = self.consumers.remove(&unsubscribe.consumer) {
+                    return_leased(consumer, &mut state);
+                }
+                self.reply(number, &Done { index: 1, count: 0 });
+            }
+            request => self.admin(number, &request, &mut state),
+        }
+    }
+
+    fn cluster(&mut self, number: u64, request: &Request<'_>, state: &mut State) {
+        match request {
             Request::Metadata => {
                 let (shards, nodes) = state.addresses(self.port);
                 let cluster = Cluster {
@@ -570,30 +620,7 @@ impl Connection {
                 state.changes.push((words.group, words.add_node, words.remove_node));
                 self.reply(number, &Done { index: 1, count: 0 });
             }
-            Request::Publish(publish) => self.publish(number, &publish, &mut state),
-            Request::Settle(settle) => self.settle(number, &settle, &mut state),
-            Request::OpenSession(open) => {
-                let opened = open_session(&mut state, open.producer);
-                self.reply(number, &opened);
-            }
-            Request::Subscribe(subscribe) => {
-                let Some(queue) = state.queue(subscribe.queue) else {
-                    return self.refuse(number, Code::NoSuchQueue);
-                };
-                queue.consumers += 1;
-                let consumer =
-                    Consumer { queue: subscribe.queue, credit: subscribe.credit as usize, leased: vec![] };
-                let id = self.consumers.len() as u32 + 1;
-                self.consumers.insert(id, consumer);
-                self.reply(number, &Subscribed { consumer: id });
-            }
-            Request::Unsubscribe(unsubscribe) => {
-                if let Some(consumer) = self.consumers.remove(&unsubscribe.consumer) {
-                    return_leased(consumer, &mut state);
-                }
-                self.reply(number, &Done { index: 1, count: 0 });
-            }
-            request => self.admin(number, &request, &mut state),
+            _ => self.refuse(number, Code::Unsupported),
         }
     }
 
