@@ -226,6 +226,7 @@ impl Run {
             groups: vec![GroupId(0)],
             addresses: vec![address.clone()],
             founders: vec![Member { node: IDENTITY.node, incarnation: IDENTITY.incarnation, address }],
+            layout: None,
             seed: rng.draw(),
         };
         let mut disk = Disk::new(IDENTITY, SEGMENT_BYTES);

@@ -59,6 +59,7 @@ pub(super) fn options() -> ShardOptions {
         groups: vec![GroupId(0)],
         addresses: vec![address.clone()],
         founders: vec![Member { node: identity.node, incarnation: identity.incarnation, address }],
+        layout: None,
         seed: 1,
     }
 }
