@@ -30,9 +30,7 @@ use bytes::Bytes;
 use ringmain_net::frame;
 use ringmain_net::peer::PEER_FRAME_BYTES_MAX;
 use ringmain_net::protocol::Code;
-use ringmain_wal::{
-    GroupId, Identity, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, WriteAt, WriteId,
-};
+use ringmain_wal::{GroupId, Identity, Index, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, Term, WriteAt, WriteId};
 
 /// What a shard is, beside what is in its log.
 #[derive(Clone)]
@@ -50,6 +48,19 @@ pub struct ShardOptions {
     pub layout: Option<ClusterLayout>,
     /// Makes elections differ between replicas and repeat between runs.
     pub seed: u64,
+}
+
+/// See [`Shard::group_state`].
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct GroupState {
+    pub term: Term,
+    pub is_leader: bool,
+    /// It leads, has applied everything from before, and answers clients.
+    pub is_serving: bool,
+    /// Invariant: applied ≤ committed ≤ last.
+    pub committed: Index,
+    pub applied: Index,
+    pub last: Index,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -300,6 +311,29 @@ impl Shard {
         let tick = (!self.peers.is_empty()).then_some(self.tick_at);
         let due = [self.outbox.connections.next_deadline(), self.peers.next_deadline(), vouch, leases, tick];
         due.into_iter().flatten().min()
+    }
+
+    /// How the group of this ordinal is at this moment, for whoever looks at a shard from outside.
+    pub fn group_state(&self, ordinal: usize) -> Option<GroupState> {
+        let group = self.groups.get(ordinal)?;
+        Some(GroupState {
+            term: group.term(),
+            is_leader: group.is_leader(),
+            is_serving: group.is_serving(),
+            committed: group.replica.committed(),
+            applied: group.applied(),
+            last: group.replica.last_index(),
+        })
+    }
+
+    /// Who votes and learns in the group of this ordinal, as of what is applied here.
+    pub fn group_members(&self, ordinal: usize) -> Option<ringmain_replication::Members> {
+        self.groups.get(ordinal).map(|group| group.replica.members())
+    }
+
+    /// A number that is equal on all replicas of a group which have applied the same; walks over all of its state.
+    pub fn group_digest(&self, ordinal: usize) -> Option<u64> {
+        self.groups.get(ordinal).map(|group| group.engine.digest())
     }
 
     /// Segments that hold live messages and are not there.
