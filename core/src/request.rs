@@ -226,7 +226,12 @@ impl Shard {
 
     /// The group of this ordinal, if it can be asked here and now. Otherwise the asker has been told why not: that there
     /// is none, that another node leads it, or that it is not ready.
-    pub(crate) fn serving(&mut self, asked: Asked, number: Option<PublishNumber>, ordinal: usize) -> Option<usize> {
+    pub(crate) fn serving(
+        &mut self,
+        asked: Asked,
+        number: Option<PublishNumber>,
+        ordinal: usize,
+    ) -> Option<usize> {
         let mut refuse = |reason| match number {
             Some(number) => reply::refuse_publish(&mut self.outbox, asked, number, reason),
             None => reply::refuse(&mut self.outbox, asked, reason),
@@ -461,7 +466,8 @@ impl Shard {
                 }
                 None => reply::refuse(&mut self.outbox, asked, reply::in_words(Refusal::NoSuchQueue)),
             },
-            Read::Show { name } => match engine.find(name).and_then(|queue| self.info(queue, Detail::Levels)) {
+            Read::Show { name } => match engine.find(name).and_then(|queue| self.info(queue, Detail::Levels))
+            {
                 Some(info) => self.outbox.send(asked.connection, asked.request, &QueueShown { info }),
                 None => reply::refuse(&mut self.outbox, asked, reply::in_words(Refusal::NoSuchQueue)),
             },
