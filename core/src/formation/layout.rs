@@ -1,6 +1,7 @@
 //! What a cluster is made of, as every data directory of it knows.
 
 use crate::config::{Address, NODES_MAX, SHARDS_MAX, host_is_plain};
+use crate::member::replica_id;
 
 /// Groups of one shard: one for each founder.
 pub const GROUPS_MAX: u32 = 16;
