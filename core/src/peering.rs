@@ -295,10 +295,13 @@ impl Shard {
 
     fn on_peer_hello(&mut self, now: Time, id: ConnectionId, hello: &PeerHello<'_>) {
         if let Some((code, detail)) = self.hello_refusal(hello) {
-            if code == PeerCode::Incarnation && hello.replaces != 0 {
-                self.note_replacement(hello);
+            let is_replaced = code == PeerCode::Incarnation && self.note_replacement(hello);
+            if is_replaced {
+                let detail = "it is being made a member in place of what it was";
+                self.outbox.refuse_peer(id, PeerCode::Busy, detail);
+            } else {
+                self.outbox.refuse_peer(id, code, &detail);
             }
-            self.outbox.refuse_peer(id, code, &detail);
             return;
         }
         self.outbox.connections.greet_peer(id);
@@ -309,14 +312,15 @@ impl Shard {
         self.outbox.send_urgent(id, &welcome);
     }
 
-    /// The node's log was rotten: as a new member it takes the place of the one that it was.
-    fn note_replacement(&mut self, hello: &PeerHello<'_>) {
+    /// The node's log was rotten: as a new member it takes the place of the one that it was. False: it is no member, or
+    /// says nothing of the kind.
+    fn note_replacement(&mut self, hello: &PeerHello<'_>) -> bool {
         let before = replica_id(hello.node, hello.replaces);
         let known = self.groups.iter().find_map(|group| group.book.find(before)).cloned();
-        if let Some(known) = known {
-            let member = Member { incarnation: hello.incarnation, ..known };
-            self.replacements.insert(hello.node, Replacement { before, member });
-        }
+        let Some(known) = known.filter(|_| hello.replaces != 0) else { return false };
+        let member = Member { incarnation: hello.incarnation, ..known };
+        self.replacements.insert(hello.node, Replacement { before, member });
+        true
     }
 
     /// Makes newcomers members in the place of those they were, where this node leads.
