@@ -216,7 +216,9 @@ impl Machine {
     }
 
     pub(crate) fn on_connected(&mut self, index: usize, now: Instant) {
-        self.links[index].greet(now, self.options.cluster, &self.options.agent);
+        // A stranger is asked which cluster it belongs to, not told.
+        let cluster = if self.links[index].stranger { 0 } else { self.options.cluster };
+        self.links[index].greet(now, cluster, &self.options.agent);
     }
 
     /// A connection ended, or could not be made.
@@ -321,7 +323,7 @@ impl Machine {
                 return self.on_welcome(index, welcome, now);
             }
             (Reply::Refused(refused), Phase::Greeting { .. }) => {
-                return Err(self.on_hello_refused(refused));
+                return Err(self.on_hello_refused(index, refused));
             }
             (_, Phase::Greeting { .. }) => return Err("answered the hello with something else".to_owned()),
             _ => {}
@@ -407,11 +409,12 @@ impl Machine {
     }
 
     /// The hello was refused: for ever, if it was not meant for this cluster or this version.
-    fn on_hello_refused(&mut self, refused: &Refused<'_>) -> String {
+    fn on_hello_refused(&mut self, index: usize, refused: &Refused<'_>) -> String {
         let error = refusal(refused);
         let text = error.to_string();
         // Other addresses may lead to nodes that are members still.
-        if !error.is_retryable() && refused.code() != Code::Removed {
+        let elsewhere = refused.code() == Code::Removed || self.links[index].stranger;
+        if !error.is_retryable() && !elsewhere {
             self.refused = Some(error);
         }
         text

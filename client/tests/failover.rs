@@ -338,11 +338,22 @@ fn a_cluster_is_administered_at_its_leader() {
     client.change_members(0, add).unwrap();
     assert_eq!(nodes[0].state().changes, [(0, 0, 1), (0, 4, 0)]);
     assert!(matches!(client.move_leader(1, 1), Err(Error::Setting { .. })), "there is one group");
+    block_on(async {
+        let client = asynchronous::Client::builder().connect(&nodes[0].address()).await.unwrap();
+        client.move_leader(0, 2).await.unwrap();
+        client.change_members(0, Change::Remove { node: 3 }).await.unwrap();
+        assert_eq!(client.identify(&nodes[2].address()).await.unwrap().node, 3);
+    });
+    assert_eq!(nodes[0].state().leader, Some(2));
+    assert_eq!(nodes[0].state().changes.len(), 3);
 }
 
 #[test]
 fn whoever_listens_somewhere_can_be_asked_who_it_is() {
-    let (nodes, client, mut producer) = setup(2);
+    let nodes = Fake::start_nodes(2);
+    nodes[0].add_queue("orders");
+    let client = builder().cluster(77).connect(&nodes[0].address()).unwrap();
+    let mut producer = client.producer("orders").unwrap();
     let stranger = Fake::start();
     stranger.state().cluster = 99;
     let found = client.identify(&stranger.address()).unwrap();
@@ -373,6 +384,12 @@ fn async_publishes_and_consumers_survive_an_election() {
         nodes[0].stop();
         let pending: Vec<_> =
             (1..100).map(|number| producer.try_send(Message::owned(number.to_string())).unwrap()).collect();
+        // Its lease is over before the next one leads.
+        let started = Instant::now();
+        while nodes[0].state().queues["orders"].in_flight > 0 {
+            assert!(started.elapsed() < SOON, "the lease did not end");
+            std::thread::yield_now();
+        }
         nodes[1].lead();
         for receipt in pending {
             receipt.await.unwrap();
@@ -385,4 +402,33 @@ fn async_publishes_and_consumers_survive_an_election() {
         }
         client.close(SOON).await.unwrap();
     });
+}
+
+#[test]
+fn what_was_in_flight_to_a_queue_that_is_gone_meanwhile_has_its_answer() {
+    let (nodes, client, mut producer) = setup(2);
+    nodes[0].state().frozen_nodes.insert(1);
+    offer(&mut producer, &numbered(0..10));
+    client.poll();
+    nodes[0].remove_queue("orders");
+    nodes[0].stop();
+    nodes[1].lead();
+    let finished = finish(&client, &mut producer, 10);
+    let codes = finished.iter().map(|completion| completion.result.as_ref().unwrap_err().code());
+    assert!(codes.into_iter().all(|code| code == Some(Code::NoSuchQueue)), "{finished:?}");
+    assert_eq!(producer.offer(&Message::new("x")).unwrap_err().code(), Some(Code::NoSuchQueue));
+    nodes[0].state().frozen_nodes.clear();
+}
+
+#[test]
+fn a_node_that_was_removed_is_left_for_the_others() {
+    let (nodes, client, mut producer) = setup(3);
+    nodes[0].state().removed.insert(1);
+    nodes[0].cut();
+    nodes[1].lead();
+    producer.publish(&Message::new("x"), SOON).unwrap();
+    // Also where it is the first that is asked.
+    let addresses = format!("{},{}", nodes[0].address(), nodes[2].address());
+    builder().connect(&addresses).unwrap().show_queue("orders").unwrap();
+    drop(client);
 }

@@ -285,7 +285,8 @@ impl Machine {
     }
 
     fn on_call_refused(&mut self, index: usize, id: u64, refused: &Refused<'_>, now: Instant) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
+        // A call that has been asked elsewhere meanwhile waits for that answer.
+        let Some(call) = self.calls.get_mut(&id).filter(|call| call.seat.link == Some(index)) else { return };
         let pinned = matches!(call.seat.goal, Goal::Link(_));
         match refused.code() {
             code if is_elsewhere(code) && !pinned => {

@@ -131,7 +131,7 @@ impl Machine {
         if !link.has_room_for_requests() {
             return;
         }
-        consumer.seat.asking = true;
+        consumer.seat.on_asked(now);
         match consumer.queue {
             None => {
                 let pending = Pending::ConsumerQueue { consumer: id };
@@ -146,19 +146,23 @@ impl Machine {
 
     pub(super) fn on_consumer_queue(&mut self, index: usize, id: u64, queue: u64, now: Instant) {
         let Some(consumer) = self.consumers.get_mut(&id) else { return };
-        consumer.seat.on_progress();
+        if consumer.number.is_some() || !consumer.seat.is_searching() {
+            return;
+        }
+        consumer.seat.on_served_by(index);
         consumer.queue = Some(queue);
         self.places.on_leader(self.places.resolve(&consumer.seat.goal), index);
         self.advance_consumer(id, now);
     }
 
     pub(super) fn on_subscribed(&mut self, index: usize, id: u64, number: u32) {
-        let Some(consumer) = self.consumers.get_mut(&id) else {
-            // The user has gone in the meantime.
+        // The user has gone in the meantime, or another shard has answered.
+        let waiting = |consumer: &&mut Consumer| consumer.number.is_none() && consumer.seat.is_searching();
+        let Some(consumer) = self.consumers.get_mut(&id).filter(waiting) else {
             self.links[index].request(Pending::Unsubscribe, &Unsubscribe { consumer: number });
             return;
         };
-        consumer.seat.on_progress();
+        consumer.seat.on_served_by(index);
         consumer.number = Some(number);
         self.places.on_leader(self.places.resolve(&consumer.seat.goal), index);
         self.links[index].consumers.insert(number, id);
@@ -268,7 +272,9 @@ impl Machine {
         let Some(consumer) = self.consumers.get_mut(&id).filter(|c| c.seat.link == Some(index)) else {
             return;
         };
-        consumer.seat.asking = false;
+        if !std::mem::take(&mut consumer.seat.asking) {
+            return;
+        }
         match refused.code() {
             code if is_elsewhere(code) => {
                 if self.on_elsewhere(index, SeatOf::Consumer(id), refused, now) == Turn::Ask {
@@ -284,7 +290,11 @@ impl Machine {
                 let attempts = consumer.seat.attempts;
                 consumer.seat.attempts = attempts.saturating_add(1);
                 consumer.seat.hindrance = Some(refusal(refused));
-                let at = now + self.pause(attempts, refused.retry_after_ms);
+                let pause = match code {
+                    Code::Busy => self.pause_until_ready(attempts, refused.retry_after_ms),
+                    _ => self.pause(attempts, refused.retry_after_ms),
+                };
+                let at = now + pause;
                 if let Some(consumer) = self.consumers.get_mut(&id) {
                     consumer.seat.retry_at = Some(at);
                 }
@@ -303,7 +313,7 @@ impl Machine {
         let due: Vec<u64> = self.consumers.iter().filter(|(_, c)| due(c)).map(|(id, _)| *id).collect();
         for id in due {
             if let Some(consumer) = self.consumers.get_mut(&id) {
-                consumer.seat.retry_at = None;
+                consumer.seat.on_retry();
             }
             self.advance_consumer(id, now);
         }

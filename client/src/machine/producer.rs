@@ -280,6 +280,7 @@ impl Machine {
         for producer in self.producers.values_mut().filter(|producer| producer.seat.link == Some(index)) {
             producer.home = false;
             producer.queued = false;
+            producer.window.rewind();
             producer.seat.on_unseated(index, lost.clone(), now);
             if producer.failed.is_some() {
                 // It will not be sent again; whether it is stored was on its way.
@@ -312,7 +313,7 @@ impl Machine {
         if !link.has_room_for_requests() {
             return;
         }
-        producer.seat.asking = true;
+        producer.seat.on_asked(now);
         match producer.queue {
             Some(queue) if producer.home => {
                 let pending = Pending::ProducerSession { producer: id };
@@ -329,9 +330,12 @@ impl Machine {
     pub(super) fn on_producer_queue(&mut self, index: usize, id: u64, queue: u64, now: Instant) {
         let limits = self.links[index].limits;
         let Some(producer) = self.producers.get_mut(&id) else { return };
-        assert!(producer.seat.link == Some(index));
+        if producer.home || !producer.seat.is_searching() {
+            // Somebody else has answered meanwhile.
+            return;
+        }
         assert!(!producer.queued);
-        producer.seat.on_progress();
+        producer.seat.on_served_by(index);
         producer.home = true;
         producer.queue = Some(queue);
         producer.limits = limits;
@@ -432,7 +436,17 @@ impl Machine {
         // Late answers of a link that the producer has left, and to frames that will be sent again, say nothing new.
         let found = producer.window.find(refused.sequence).filter(|_| producer.seat.link == Some(index));
         let Some(tries) = found.map(|frame| frame.tries) else { return };
+        let unknown = |code| is_elsewhere(code) || (tries > 1 && matches!(code, Code::Busy | Code::DiskFull));
         match refused.code() {
+            // It would have to be asked again, and a producer that has failed asks no more.
+            code if unknown(code) && producer.failed.is_some() => {
+                let address = self.links[index].address.to_string();
+                let lost = Error::Lost { address, reason: refusal(refused).to_string() };
+                let Producer { window, completions, .. } = producer;
+                let sequence = refused.sequence;
+                window.answer(sequence, sequence, |frame| complete(completions, frame, Err(lost.clone())));
+                self.remove_if_left(id);
+            }
             // A shard that is not ready, or has no room, refuses before it looks whether an earlier try is stored.
             // Only asking again tells.
             Code::Busy | Code::DiskFull if tries > 1 => self.pause_producer(id, refused, now),
@@ -484,9 +498,6 @@ impl Machine {
         producer.home = false;
         producer.window.rewind();
         if self.on_elsewhere(from, SeatOf::Producer(id), refused, now) == Turn::Ask {
-            if let Some(producer) = self.producers.get_mut(&id) {
-                producer.seat.retry_at = None;
-            }
             self.advance_producer(id, now);
         }
     }
@@ -494,8 +505,12 @@ impl Machine {
     /// The leader has no room for it now: the same again later.
     fn pause_producer(&mut self, id: u64, refused: &Refused<'_>, now: Instant) {
         self.unqueue_producer(id, now);
-        let Some(attempts) = self.producers.get(&id).map(|producer| producer.seat.attempts) else { return };
-        let pause = self.pause(attempts, refused.retry_after_ms);
+        let Some(producer) = self.producers.get(&id) else { return };
+        let (attempts, home) = (producer.seat.attempts, producer.home);
+        let pause = match refused.code() {
+            Code::Busy if !home => self.pause_until_ready(attempts, refused.retry_after_ms),
+            _ => self.pause(attempts, refused.retry_after_ms),
+        };
         if let Some(producer) = self.producers.get_mut(&id) {
             let seat = &mut producer.seat;
             seat.asking = false;
@@ -512,7 +527,7 @@ impl Machine {
         let due: Vec<u64> = self.producers.iter().filter(|(_, p)| due(p)).map(|(id, _)| *id).collect();
         for id in due {
             if let Some(producer) = self.producers.get_mut(&id) {
-                producer.seat.retry_at = None;
+                producer.seat.on_retry();
             }
             self.advance_producer(id, now);
         }
@@ -550,6 +565,9 @@ impl Machine {
     /// A step towards being ready was refused.
     pub(super) fn on_producer_refused(&mut self, index: usize, id: u64, refused: &Refused<'_>, now: Instant) {
         let Some(producer) = self.producers.get_mut(&id) else { return };
+        if producer.seat.link != Some(index) || !producer.seat.asking {
+            return;
+        }
         producer.seat.asking = false;
         match refused.code() {
             code if is_elsewhere(code) => self.move_producer(index, id, refused, now),

@@ -1,11 +1,12 @@
 //! How producers, consumers and calls find the shard that serves them.
 //!
-//! A seat asks one connection at a time, and moves on when that refuses or ends. Only the leader of a group serves
+//! A seat asks one connection, and moves on when that refuses or ends. Only the leader of a group serves
 //! it; everybody else refuses, and points to the leader if there is one. So a seat that has lost its place
 //!
 //! 1. asks the connection that was last heard to lead its group, or else any of its shard, in turn;
 //! 2. follows the redirect at once, up to `HOPS_MAX` times in a row;
-//! 3. where nobody knows a leader, as during an election, asks the next one after a few milliseconds.
+//! 3. where nobody knows a leader, as during an election, asks the next one after a few milliseconds;
+//! 4. goes on to the next one, too, where a connection that is up says nothing.
 //!
 //! Meanwhile that shard is dialled at *all* nodes, side by side: a node that is dead or unreachable costs its own
 //! connection the time, and nobody else. Whichever comes up first is asked first.
@@ -29,6 +30,9 @@ const ELECTION_PAUSE_MIN: Duration = Duration::from_millis(2);
 const ELECTION_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// How long one connection may take to come up before all other nodes are dialled too.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// How long one shard may take to say whether it leads before the next is asked too. What it says later counts as well,
+/// so a slow network costs some more questions and no more.
+const ASK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Where a producer, a consumer or a call stands on its way to the shard that serves it.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ pub(crate) struct Seat {
 
     /// The connection that is asked, or serves. It is up.
     pub(crate) link: Option<usize>,
-    /// A request of this seat is under way; the next step waits for its answer.
+    /// A request of this seat is under way. While it is hunting, the next step waits for the answer until `retry_at`.
     pub(crate) asking: bool,
     /// Nothing is asked before.
     pub(crate) retry_at: Option<Instant>,
@@ -100,7 +104,35 @@ impl Seat {
         !self.asking && self.retry_at.is_none()
     }
 
-    /// The shard serves this seat.
+    /// The question whether the shard serves this seat is under way.
+    pub(super) fn on_asked(&mut self, now: Instant) {
+        self.asking = true;
+        if self.hunting {
+            self.retry_at = Some(now + ASK_PATIENCE);
+        }
+    }
+
+    /// Whether it waits for a shard that serves it, and not for its turn at one.
+    pub(super) fn is_searching(&self) -> bool {
+        self.asking || self.link.is_none()
+    }
+
+    /// The pause is over, or the shard that was asked says nothing.
+    pub(super) fn on_retry(&mut self) {
+        self.retry_at = None;
+        if std::mem::take(&mut self.asking) {
+            self.refused_by = self.link.take();
+        }
+    }
+
+    /// The shard at this link serves this seat.
+    pub(super) fn on_served_by(&mut self, link: usize) {
+        self.link = Some(link);
+        self.retry_at = None;
+        self.on_progress();
+    }
+
+    /// A step forward.
     pub(super) fn on_progress(&mut self) {
         self.asking = false;
         self.attempts = 0;
@@ -331,6 +363,7 @@ impl Machine {
         let Some(seat) = self.seat_mut(seat) else { return Turn::Pause };
         seat.asking = false;
         seat.link = None;
+        seat.retry_at = None;
         seat.hindrance = Some(super::refusal(refused));
         seat.refused_by = Some(from);
         let news = target.is_some() && std::mem::replace(&mut seat.moved_to, target) != target;
@@ -385,6 +418,12 @@ impl Machine {
     fn election_pause(&mut self, attempt: u32, retry_after_ms: u32) -> Duration {
         let advised = Duration::from_millis(u64::from(retry_after_ms)).min(ELECTION_PAUSE_MAX);
         backoff::pause(attempt, ELECTION_PAUSE_MIN, ELECTION_PAUSE_MAX, &mut self.random).max(advised)
+    }
+
+    /// How long a leader that is not ready yet, perhaps because it is new, is left alone.
+    pub(super) fn pause_until_ready(&mut self, attempt: u32, retry_after_ms: u32) -> Duration {
+        let advised = Duration::from_millis(u64::from(retry_after_ms)).min(self.options.retry_max);
+        self.election_pause(attempt, 0).max(advised)
     }
 
     fn seat(&self, seat: SeatOf) -> Option<&Seat> {

@@ -16,6 +16,8 @@ struct World {
     now: Instant,
     received: BTreeMap<usize, Vec<u8>>,
     seen: Vec<(Kind, u64, Vec<u8>)>,
+    /// All requests ever seen, by link.
+    requests: Vec<(usize, Kind, u64)>,
     /// The link that most calls here are about.
     link: usize,
     nodes: u32,
@@ -30,7 +32,15 @@ impl World {
         let options = Options { addresses: Address::parse_list("shard:7400").unwrap(), ..Options::default() };
         let now = Instant::now();
         let machine = Machine::new(options, 1, now);
-        let mut world = Self { machine, now, received: BTreeMap::new(), seen: Vec::new(), link: 0, nodes };
+        let mut world = Self {
+            machine,
+            now,
+            received: BTreeMap::new(),
+            seen: Vec::new(),
+            requests: Vec::new(),
+            link: 0,
+            nodes,
+        };
         world.connect();
         world
     }
@@ -123,6 +133,7 @@ impl World {
             Request::decode(&frame).unwrap();
             let kind = Kind::try_from(frame.kind).unwrap();
             self.seen.push((kind, frame.request, frame.body.to_vec()));
+            self.requests.push((self.link, kind, frame.request));
             rest = &rest[frame.bytes..];
         }
         self.received.insert(self.link, rest.to_vec());
@@ -145,6 +156,18 @@ impl World {
     fn sent(&mut self) -> Vec<(Kind, Vec<u8>)> {
         self.send_all();
         self.seen.drain(..).map(|(kind, _, body)| (kind, body)).collect()
+    }
+
+    /// The numbers of all requests of this kind that were ever sent on this link.
+    fn all_of(&self, link: usize, kind: Kind) -> Vec<u64> {
+        let here = self.requests.iter().filter(|request| (request.0, request.1) == (link, kind));
+        here.map(|request| request.2).collect()
+    }
+
+    /// The same, after sending what there is on the link at hand.
+    fn sent_of(&mut self, kind: Kind) -> Vec<u64> {
+        self.send_all();
+        self.all_of(self.link, kind)
     }
 
     fn producer(&mut self, session: u64) -> u64 {
@@ -475,4 +498,47 @@ fn a_thread_that_was_away_gives_its_late_ping_the_same_time() {
     world.now += TICK;
     world.machine.on_time(world.now);
     assert!(!world.machine.links[0].is_up());
+}
+
+#[test]
+fn a_shard_that_says_nothing_is_passed_over_and_may_still_answer() {
+    let mut world = World::of_nodes(3);
+    let producer = world.producer(11);
+    let consumer = world.consumer();
+    world.machine.on_lost(0, "the test says so".to_owned(), world.now);
+    let dialled = world.dialled();
+    let [second, third] = [2, 3].map(|node| {
+        let port = |(_, port): &&(usize, u16)| *port == node as u16 * 7400;
+        let link = dialled.iter().find(port).unwrap().0;
+        world.welcome(link, node);
+        link
+    });
+    let asked = |world: &mut World, link: usize, kind: Kind| {
+        world.link = link;
+        world.sent_of(kind)
+    };
+    // One of the two is asked, says nothing, and so the other one is.
+    let first = asked(&mut world, second, Kind::OpenQueue);
+    assert!(asked(&mut world, third, Kind::OpenQueue).is_empty());
+    world.now += Duration::from_millis(100);
+    world.machine.on_time(world.now);
+    let then = asked(&mut world, third, Kind::OpenQueue);
+    assert_eq!((first.len(), then.len()), (1, 1));
+    // The first leads after all: its answer counts, and that of the other is news no more.
+    let opened = QueueOpened { queue: 9, settings: QueueSettings::default() };
+    world.link = second;
+    world.reply(first[0], &opened);
+    world.link = third;
+    world.reply(then[0], &Refused { session: 0, ..refused(Code::NotLeader, 0, 0) });
+    assert_eq!(world.machine.producers[&producer].seat.link, Some(second));
+    assert!(world.machine.producers[&producer].is_ready());
+    // Likewise the consumer, whose second subscription is given back.
+    let subscriptions = [second, third].map(|link| world.all_of(link, Kind::Subscribe));
+    for (link, requests) in [second, third].into_iter().zip(&subscriptions) {
+        world.link = link;
+        world.reply(requests[0], &Subscribed { consumer: 4 });
+    }
+    assert_eq!(world.machine.consumers[&consumer].seat.link, Some(second));
+    assert!(world.machine.consumers[&consumer].is_ready());
+    assert_eq!(asked(&mut world, third, Kind::Unsubscribe).len(), 1);
 }

@@ -85,6 +85,8 @@ pub(crate) struct State {
     pub(crate) leader: Option<u32>,
     /// Whom the others say to lead, if that is not so.
     pub(crate) rumour: Option<u32>,
+    /// Nodes that refuse everybody because they are no members any more.
+    pub(crate) removed: BTreeSet<u32>,
     /// Requests refused because their node does not lead.
     pub(crate) not_leader: u64,
     /// Changes of members asked for: those to refuse as pending, and those done.
@@ -257,6 +259,7 @@ impl State {
             nodes: Vec::new(),
             leader: None,
             rumour: None,
+            removed: BTreeSet::new(),
             not_leader: 0,
             pending_changes: 0,
             changes: Vec::new(),
@@ -536,6 +539,9 @@ impl Connection {
         match request {
             Request::Hello(hello) if hello.cluster != 0 && hello.cluster != state.cluster => {
                 self.refuse(number, Code::WrongCluster);
+            }
+            Request::Hello(_) if state.removed.contains(&self.node) => {
+                self.refuse(number, Code::Removed);
             }
             Request::Hello(_) => {
                 let (shards, nodes) = state.addresses(self.port);
