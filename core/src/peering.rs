@@ -404,7 +404,7 @@ impl Shard {
             }
         };
         if let Some(node) = self.peers.greeting(id) {
-            self.on_greeted(now, id, node, &said, output);
+            self.on_greeted(now, (id, node), &said, output);
             return;
         }
         let Some(node) = self.peers.at(id) else {
@@ -414,7 +414,7 @@ impl Shard {
         self.peers.heard(node, now);
         match said {
             PeerFrame::PeerWelcome(_) => {}
-            PeerFrame::Replicate(view) => self.on_replicate(now, id, node, &view, output),
+            PeerFrame::Replicate(view) => self.on_replicate(now, (id, node), &view, output),
             PeerFrame::PeerRefused(refused) => self.on_refused(node, &refused, output),
             said if self.on_transfer(now, node, &said) => {}
             _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a frame that is not for now"),
@@ -425,8 +425,7 @@ impl Shard {
     fn on_greeted(
         &mut self,
         now: Time,
-        id: ConnectionId,
-        node: u32,
+        (id, node): (ConnectionId, u32),
         said: &PeerFrame<'_>,
         output: &mut Output,
     ) {
@@ -466,8 +465,7 @@ impl Shard {
     fn on_replicate(
         &mut self,
         now: Time,
-        id: ConnectionId,
-        node: u32,
+        (id, node): (ConnectionId, u32),
         view: &ReplicateView<'_>,
         output: &mut Output,
     ) {
