@@ -36,12 +36,12 @@ use std::time::Duration;
 use mio::Waker;
 use ringmain_net::protocol::{QUEUES_PER_LIST_MAX, QueueInfo, QueueSettings};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Change, Cluster, ClusterStatus, STATUS_TIMEOUT};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::event::Event;
 use crate::machine::call::{Answer, Request};
-use crate::options::{Builder, IdleStrategy};
+use crate::options::{Address, Builder, IdleStrategy};
 use worker::{Command, Reply, Worker};
 
 pub use consumer::{Consumer, Delivery};
@@ -86,7 +86,8 @@ pub(crate) struct Signals {
 impl Builder<Client> {
     /// Connects to the first of these addresses (`HOST:PORT,HOST:PORT`) that welcomes us, within the connect timeout.
     ///
-    /// From there the client learns where the shards are. It goes on reconnecting by itself until it is closed.
+    /// From there the client learns where all nodes and shards are, and needs these addresses no more. It goes on
+    /// reconnecting by itself until it is closed.
     pub async fn connect(self, addresses: &str) -> Result<Client, Error> {
         let mut options = self.finish(addresses)?;
         options.idle = IdleStrategy::Park;
@@ -161,28 +162,33 @@ impl Client {
         self.call_done(Request::PurgeQueue { name: name.to_owned() }).await
     }
 
-    /// All queues of the node, in name order, without their levels.
+    /// All queues of the cluster, in name order, without their levels.
     pub async fn list_queues(&self) -> Result<Vec<QueueInfo>, Error> {
-        let shards = self.cluster().await?.shards.len() as u32;
+        let cluster = self.cluster().await?;
+        let (shards, groups) = (cluster.shards.len() as u32, cluster.groups.max(1));
         let mut queues = Vec::new();
-        for shard in 0..shards {
-            let mut after = String::new();
-            loop {
-                let request = Request::ListQueues { shard, after, limit: QUEUES_PER_LIST_MAX };
-                let list = match self.call(request).await? {
-                    Answer::Queues(list) => list,
-                    answer => return Err(answer.unexpected()),
-                };
-                let last = list.queues.last().map(|info| info.name.clone());
-                queues.extend(list.queues);
-                match last {
-                    Some(last) if list.more => after = last,
-                    _ => break,
-                }
-            }
+        for (shard, group) in (0..shards).flat_map(|shard| (0..groups).map(move |group| (shard, group))) {
+            self.list_group(shard, group, &mut queues).await?;
         }
         queues.sort_by(|a: &QueueInfo, b| a.name.cmp(&b.name));
         Ok(queues)
+    }
+
+    async fn list_group(&self, shard: u32, group: u32, queues: &mut Vec<QueueInfo>) -> Result<(), Error> {
+        let mut after = String::new();
+        loop {
+            let request = Request::ListQueues { shard, group, after, limit: QUEUES_PER_LIST_MAX };
+            let list = match self.call(request).await? {
+                Answer::Queues(list) => list,
+                answer => return Err(answer.unexpected()),
+            };
+            let last = list.queues.last().map(|info| info.name.clone());
+            queues.extend(list.queues);
+            match last {
+                Some(last) if list.more => after = last,
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// The node that answers, and where its shards listen.
@@ -193,6 +199,49 @@ impl Client {
         }
     }
 
+    /// Who listens at this address (`HOST:PORT`), which need not belong to the cluster. Fails at once if nobody does.
+    pub async fn identify(&self, address: &str) -> Result<Cluster, Error> {
+        match self.call(Request::Identify { address: Address::parse(address)? }).await? {
+            Answer::Cluster(cluster) => Ok(Cluster::from(cluster)),
+            answer => Err(answer.unexpected()),
+        }
+    }
+
+    /// How all nodes are, each in its own words: who leads, who belongs, how far everybody is.
+    ///
+    /// All shards of all nodes are asked side by side. A node that does not answer within a second, or cannot be
+    /// reached, is in the answer as such; the call itself fails only if no node answers at all.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, Error> {
+        // Asked first for the newest list of nodes.
+        self.cluster().await?;
+        let survey = self.handle.ask(|reply| Command::Survey { reply }).await?;
+        let mut asked = Vec::new();
+        for (node, shard) in survey.questions() {
+            let (reply, answer) = flume::bounded(1);
+            let request = Request::ShowGroups { node, shard };
+            self.handle.say(Command::Call { request, timeout: Some(STATUS_TIMEOUT), reply }).await?;
+            asked.push(answer);
+        }
+        let mut answers = Vec::new();
+        for answer in asked {
+            if let Ok(Ok(Answer::Groups(shown))) = answer.recv_async().await {
+                answers.push(shown);
+            }
+        }
+        Ok(survey.finish(answers))
+    }
+
+    /// Makes this node the leader of a group. No error if it leads already.
+    pub async fn move_leader(&self, group: u32, node: u32) -> Result<(), Error> {
+        self.call_done(Request::MoveLeader { group, node }).await.map(|_| ())
+    }
+
+    /// Adds a node to a group's members, or removes one. No error if it is so already. While another change of the
+    /// group is under way, or it has no leader, it is tried again until the call timeout.
+    pub async fn change_members(&self, group: u32, change: Change) -> Result<(), Error> {
+        self.call_done(Request::ChangeMembers { group, change }).await.map(|_| ())
+    }
+
     async fn call_done(&self, request: Request) -> Result<u64, Error> {
         match self.call(request).await? {
             Answer::Done(done) => Ok(done.count),
@@ -201,7 +250,7 @@ impl Client {
     }
 
     async fn call(&self, request: Request) -> Result<Answer, Error> {
-        self.handle.ask(|reply| Command::Call { request, reply }).await
+        self.handle.ask(|reply| Command::Call { request, timeout: None, reply }).await
     }
 
     /// What happens to connections; the last 256 changes are kept until somebody asks. `None`: the client is closed.

@@ -17,7 +17,7 @@
 //! # Ok::<(), ringmain_client::Error>(())
 //! ```
 //!
-//! A thread that polls rarely must still poll at least once in a `heartbeat` (5 s unless set otherwise): pings are
+//! A thread that polls rarely must still poll at least once in a `heartbeat` (1.5 s unless set otherwise): pings are
 //! answered, and silence of the other side noticed, only then.
 
 mod consumer;
@@ -29,12 +29,12 @@ use std::time::{Duration, Instant};
 
 use ringmain_net::protocol::{QUEUES_PER_LIST_MAX, QueueInfo, QueueSettings};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Change, Cluster, ClusterStatus, STATUS_TIMEOUT};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::event::Event;
 use crate::machine::call::{Answer, Request};
-use crate::options::{Builder, IdleStrategy};
+use crate::options::{Address, Builder, IdleStrategy};
 
 pub use consumer::{Consumer, Delivery};
 pub use producer::Producer;
@@ -60,14 +60,15 @@ impl Builder<Client> {
 
     /// Connects to the first of these addresses (`HOST:PORT,HOST:PORT`) that welcomes us, within the connect timeout.
     ///
-    /// From there the client learns where the shards are. It goes on reconnecting by itself until it is closed.
+    /// From there the client learns where all nodes and shards are, and needs these addresses no more. It goes on
+    /// reconnecting by itself until it is closed.
     pub fn connect(self, addresses: &str) -> Result<Client, Error> {
         let options = self.finish(addresses)?;
         let timeout = options.connect_timeout;
         let client = Client { shared: Rc::new(RefCell::new(Driver::new(options)?)) };
         let welcomed = wait(&client.shared, timeout, |driver| match driver.machine.refused() {
             Some(error) => Some(Err(error.clone())),
-            None => (driver.machine.shards() > 0).then_some(Ok(())),
+            None => (!driver.machine.places().is_empty()).then_some(Ok(())),
         });
         let last = || client.shared.borrow().machine.hindrance().map(Box::new);
         welcomed
@@ -134,28 +135,35 @@ impl Client {
         self.call_done(Request::PurgeQueue { name: name.to_owned() })
     }
 
-    /// All queues of the node, in name order, without their levels.
+    /// All queues of the cluster, in name order, without their levels.
     pub fn list_queues(&self) -> Result<Vec<QueueInfo>, Error> {
-        let shards = self.shared.borrow().machine.shards() as u32;
+        let (shards, groups) = {
+            let driver = self.shared.borrow();
+            (driver.machine.places().shards(), driver.machine.places().groups())
+        };
         let mut queues = Vec::new();
-        for shard in 0..shards {
-            let mut after = String::new();
-            loop {
-                let request = Request::ListQueues { shard, after, limit: QUEUES_PER_LIST_MAX };
-                let list = match self.call(request)? {
-                    Answer::Queues(list) => list,
-                    answer => return Err(answer.unexpected()),
-                };
-                let last = list.queues.last().map(|info| info.name.clone());
-                queues.extend(list.queues);
-                match last {
-                    Some(last) if list.more => after = last,
-                    _ => break,
-                }
-            }
+        for (shard, group) in (0..shards).flat_map(|shard| (0..groups).map(move |group| (shard, group))) {
+            self.list_group(shard, group, &mut queues)?;
         }
         queues.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(queues)
+    }
+
+    fn list_group(&self, shard: u32, group: u32, queues: &mut Vec<QueueInfo>) -> Result<(), Error> {
+        let mut after = String::new();
+        loop {
+            let request = Request::ListQueues { shard, group, after, limit: QUEUES_PER_LIST_MAX };
+            let list = match self.call(request)? {
+                Answer::Queues(list) => list,
+                answer => return Err(answer.unexpected()),
+            };
+            let last = list.queues.last().map(|info| info.name.clone());
+            queues.extend(list.queues);
+            match last {
+                Some(last) if list.more => after = last,
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// The node that answers, and where its shards listen.
@@ -164,6 +172,48 @@ impl Client {
             Answer::Cluster(cluster) => Ok(Cluster::from(cluster)),
             answer => Err(answer.unexpected()),
         }
+    }
+
+    /// Who listens at this address (`HOST:PORT`), which need not belong to the cluster. Fails at once if nobody does.
+    pub fn identify(&self, address: &str) -> Result<Cluster, Error> {
+        match self.call(Request::Identify { address: Address::parse(address)? })? {
+            Answer::Cluster(cluster) => Ok(Cluster::from(cluster)),
+            answer => Err(answer.unexpected()),
+        }
+    }
+
+    /// How all nodes are, each in its own words: who leads, who belongs, how far everybody is.
+    ///
+    /// All shards of all nodes are asked side by side. A node that does not answer within a second, or cannot be
+    /// reached, is in the answer as such; the call itself fails only if no node answers at all.
+    pub fn cluster_status(&self) -> Result<ClusterStatus, Error> {
+        // Asked first for the newest list of nodes.
+        self.cluster()?;
+        let survey = self.shared.borrow().machine.survey();
+        let ids: Vec<u64> = {
+            let machine = &mut self.shared.borrow_mut().machine;
+            let timeout = machine.options().call_timeout.min(STATUS_TIMEOUT);
+            let ask =
+                |(node, shard)| machine.call(Request::ShowGroups { node, shard }, timeout, Instant::now());
+            survey.questions().into_iter().map(ask).collect()
+        };
+        let answers = ids.into_iter().filter_map(|id| match self.answer(id, STATUS_TIMEOUT * 2) {
+            Ok(Answer::Groups(shown)) => Some(shown),
+            Ok(_) | Err(_) => None,
+        });
+        let answers = answers.collect();
+        Ok(survey.finish(answers))
+    }
+
+    /// Makes this node the leader of a group. No error if it leads already.
+    pub fn move_leader(&self, group: u32, node: u32) -> Result<(), Error> {
+        self.call_done(Request::MoveLeader { group, node }).map(|_| ())
+    }
+
+    /// Adds a node to a group's members, or removes one. No error if it is so already. While another change of the
+    /// group is under way, or it has no leader, it is tried again until the call timeout.
+    pub fn change_members(&self, group: u32, change: Change) -> Result<(), Error> {
+        self.call_done(Request::ChangeMembers { group, change }).map(|_| ())
     }
 
     fn call_done(&self, request: Request) -> Result<u64, Error> {
@@ -180,9 +230,14 @@ impl Client {
             let timeout = machine.options().call_timeout;
             (machine.call(request, timeout, Instant::now()), timeout)
         };
-        // The machine ends the call in time by itself; this is only so that nothing can wait for ever.
-        let answer = wait(&self.shared, timeout * 2, |driver| driver.machine.take_answer(id));
-        answer.unwrap_or(Err(Error::Timeout { what: "a call", after: timeout, last: None }))
+        self.answer(id, timeout * 2)
+    }
+
+    /// Waits for the answer to a call. The machine ends it in time by itself; `at_most` is only so that nothing can
+    /// wait for ever.
+    fn answer(&self, id: u64, at_most: Duration) -> Result<Answer, Error> {
+        let answer = wait(&self.shared, at_most, |driver| driver.machine.take_answer(id));
+        answer.unwrap_or(Err(Error::Timeout { what: "a call", after: at_most, last: None }))
     }
 
     /// Sends and receives what can be without waiting. Answers whether anything moved; if not, [`Client::idle`].

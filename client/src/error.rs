@@ -23,7 +23,7 @@ pub enum Error {
     Full,
     /// The call's deadline passed. `last` is what stood in the way, if something did.
     Timeout { what: &'static str, after: Duration, last: Option<Box<Self>> },
-    /// No connection, or it ended before the answer came.
+    /// No connection, or it ended before the answer came, or its node ceased to lead before it knew the outcome.
     Lost { address: String, reason: String },
     /// The shard refused.
     Refused { code: Code, detail: String, retry_after: Duration },

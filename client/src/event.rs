@@ -9,7 +9,7 @@ pub enum Event {
     Connected { address: String, node: u32, shard: u32 },
     /// A connection ended or could not be made; it is tried again until the client closes.
     Lost { address: String, reason: String },
-    /// A queue is served elsewhere; its producer or consumer moves there.
+    /// A queue is said to be served elsewhere; its producer or consumer asks there.
     Moved { queue: String, address: String },
     /// What was in flight at the loss of a connection was sent again.
     Resent { queue: String, publishes: u64 },

@@ -31,13 +31,22 @@
 //! - *Bounded*: publishes and bytes without a receipt have limits ([`Builder::window`]), and so have deliveries (the
 //!   consumer's credit). What does not fit is [`Error::Full`], never more memory.
 //! - *Prompt*: nothing lingers. What piles up while a thread is busy leaves in one write, and nothing waits for more.
-//! - *Alive*: a dead connection is noticed by its silence ([`Builder::heartbeat`]) and replaced; producers, consumers
-//!   and publishes in flight move to the new one. [`Event`] tells.
+//! - *Alive*: a dead connection is noticed by its end, or by its silence ([`Builder::heartbeat`]), and what it served
+//!   moves: producers, consumers and publishes in flight go to whichever node leads next. While there is none, a
+//!   publisher sees delay and no errors: `offer` fills its window, and waits have deadlines of their own. [`Event`]
+//!   tells.
 //!
 //! # How it finds its shard
 //!
-//! Each queue lives on one shard, given by its name. Any shard tells where all of them listen; the client dials the
-//! right one directly, one connection per shard, and follows redirects when a queue is served elsewhere.
+//! A cluster has nodes; each node has the same shards, each with a port of its own; each shard hosts groups of
+//! replicas. A queue's name gives its shard and its group. One node at a time leads a group and serves its queues.
+//!
+//! Any shard tells where all nodes are. From then on the addresses that the client was given are no more than a last
+//! resort. It dials the right shard of a node that it knows, one connection for all queues there, and if another node
+//! leads, follows the redirect and remembers.
+//!
+//! When the leader is gone, that shard is dialled at all nodes side by side, so that a dead or unreachable node holds up
+//! nobody. Those that answer are asked in turn, every few milliseconds, until one of them leads or knows who does.
 //!
 //! # Parts
 //!
@@ -55,11 +64,11 @@ mod message;
 mod options;
 mod receipt;
 
-pub use cluster::Cluster;
+pub use cluster::{Change, Cluster, ClusterStatus, GroupStatus, MemberStatus, NodeStatus};
 pub use error::{Code, Error};
 pub use event::Event;
 pub use machine::settler::Lease;
 pub use message::Message;
 pub use options::{Builder, IdleStrategy};
 pub use receipt::{Completion, Receipt, Sequence};
-pub use ringmain_net::protocol::{LevelInfo, QueueInfo, QueueSettings};
+pub use ringmain_net::protocol::{LevelInfo, MemberState, QueueInfo, QueueSettings};

@@ -9,18 +9,21 @@
 //! - drops what [`Machine::poll_drop`] says, and calls [`Machine::on_time`] now and then.
 //!
 //! How a publish stays exactly once: it is encoded once, with session and sequence, and stays in the producer's
-//! window until its answer. When a connection ends, the next one gets the whole window again, in order, byte for
-//! byte; the shard knows the session and answers what it has stored already with a receipt marked as duplicate.
+//! window until its answer. When a connection ends, or its shard leads no more, the next one that says it leads gets
+//! the whole window again, in order, byte for byte; the shard knows the session and answers what it has stored already
+//! with a receipt marked as duplicate.
 //!
-//! How a consumer resumes: the shard returns its unsettled messages at the connection's end. Here everything
-//! delivered by that connection is void, settles included (`generation` tells), and the consumer subscribes again.
+//! How a consumer resumes: the shard returns its unsettled messages at the end of the connection or of its leadership.
+//! Here everything delivered until then is void, settles included (`generation` tells), and the consumer subscribes again.
 
 pub(crate) mod backoff;
 pub(crate) mod call;
 pub(crate) mod consumer;
 pub(crate) mod link;
 pub(crate) mod mailbox;
+pub(crate) mod places;
 pub(crate) mod producer;
+pub(crate) mod seat;
 pub(crate) mod settler;
 pub(crate) mod window;
 
@@ -28,9 +31,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use ringmain_net::frame::Frame;
-use ringmain_net::protocol::{Code, OpenQueue, Ping, Refused, Reply, ShardAddress, Welcome};
-use ringmain_net::route;
+use ringmain_net::protocol::{Code, Ping, Refused, Reply, Welcome};
 
+use crate::cluster::Survey;
 use crate::error::Error;
 use crate::event::Event;
 use crate::options::{Address, Options};
@@ -38,70 +41,25 @@ use backoff::Random;
 use call::{Answer, Call};
 use consumer::Consumer;
 use link::{Inbox, Link, Pending, Phase};
+use places::{Hearsay, Places};
 use producer::Producer;
 use window::Slices;
 
 const EVENTS_MAX: usize = 256;
 /// Shards of a cluster, and whatever redirects name beside them.
 const LINKS_MAX: usize = 4096;
-/// Redirects followed in a row before taking a breath.
-const HOPS_MAX: u32 = 8;
 /// Timers are looked at once in so long, unless something changed.
 const TICK: Duration = Duration::from_millis(1);
 /// A link that nobody needs is not dialled; this is only when it is asked about again.
 const UNWANTED: Duration = Duration::from_secs(60);
-/// Tries of one address before another one is asked where the shards are.
-const TRIES_BEFORE_ELSEWHERE: u32 = 2;
+/// How long one of the addresses given has the first word to itself.
+const HEAD_START: Duration = Duration::from_millis(100);
 
 /// How a settle ended, for those that asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Settlement {
     pub(crate) token: u64,
     pub(crate) result: Result<(), Error>,
-}
-
-/// Where a producer or a consumer stands on its way to a queue.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    pub(crate) name: String,
-    pub(crate) link: Option<usize>,
-    /// The queue's number.
-    pub(crate) queue: Option<u64>,
-    /// A request of this seat is under way; the next step waits for its answer.
-    pub(crate) asking: bool,
-    /// Nothing is asked before.
-    pub(crate) retry_at: Option<Instant>,
-    /// Refusals in a row.
-    pub(crate) attempts: u32,
-    /// Redirects in a row.
-    pub(crate) hops: u32,
-    /// For good.
-    pub(crate) failed: Option<Error>,
-    /// What stood in the way last, for the error of a call that gives up.
-    pub(crate) hindrance: Option<Error>,
-}
-
-impl Seat {
-    fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            link: None,
-            queue: None,
-            asking: false,
-            retry_at: None,
-            attempts: 0,
-            hops: 0,
-            failed: None,
-            hindrance: None,
-        }
-    }
-
-    fn on_progress(&mut self) {
-        self.asking = false;
-        self.attempts = 0;
-        self.hops = 0;
-        self.hindrance = None;
-    }
 }
 
 /// See the top of this file.
@@ -112,10 +70,11 @@ pub(crate) struct Machine {
 
     /// Never shortened: an index names a link for ever.
     links: Vec<Link>,
-    /// Where the shards are, by number; empty before the first welcome.
-    table: Vec<Address>,
-    /// The next of the addresses given to ask.
-    bootstrap: usize,
+    places: Places,
+    /// Addresses given that are dialled already, and when the next one is unless somebody has welcomed us.
+    bootstrap: (usize, Instant),
+    /// Rises with each choice among equals.
+    turn: usize,
     pub(crate) producers: BTreeMap<u64, Producer>,
     pub(crate) consumers: BTreeMap<u64, Consumer>,
     /// Sessions, each with its producer. Shards number their sessions by themselves, so a number alone names several.
@@ -143,8 +102,9 @@ impl Machine {
             options,
             random: Random::new(seed),
             links: vec![first],
-            table: Vec::new(),
-            bootstrap: 0,
+            places: Places::default(),
+            bootstrap: (1, now + HEAD_START),
+            turn: 0,
             producers: BTreeMap::new(),
             consumers: BTreeMap::new(),
             sessions: BTreeSet::new(),
@@ -165,9 +125,15 @@ impl Machine {
         &self.options
     }
 
-    /// Shards of the node that welcomed us; 0 before that.
-    pub(crate) fn shards(&self) -> usize {
-        self.table.len()
+    /// Where the cluster is; empty before the first welcome.
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Whom to ask how the cluster is.
+    pub(crate) fn survey(&self) -> Survey {
+        let nodes = self.places.nodes().map(|(node, address)| (node, address.clone())).collect();
+        Survey { cluster: self.places.cluster(), shards: self.places.shards(), nodes }
     }
 
     /// From now on nothing new is taken.
@@ -232,9 +198,11 @@ impl Machine {
             }
             if !self.is_wanted(index) {
                 self.links[index].phase = Phase::Waiting { until: now + UNWANTED };
+                self.links[index].parked = true;
                 continue;
             }
             let link = &mut self.links[index];
+            link.parked = false;
             link.phase = Phase::Dialling { since: now };
             return Some((index, link.address.clone(), link.attempts));
         }
@@ -243,18 +211,14 @@ impl Machine {
 
     /// Whether anything would use this connection.
     fn is_wanted(&self, index: usize) -> bool {
-        let probe = self.options.addresses[self.bootstrap] == self.links[index].address;
-        let here = |link: Option<usize>| link == Some(index);
-        let stuck = || self.links.iter().any(|link| !link.is_up() && link.attempts >= TRIES_BEFORE_ELSEWHERE);
-        self.table.is_empty()
-            || (probe && stuck())
-            || self.producers.values().any(|producer| here(producer.seat.link))
-            || self.consumers.values().any(|consumer| here(consumer.seat.link))
-            || self.calls.values().any(|call| here(call.link))
+        self.places.is_empty()
+            || self.seats().any(|(_, seat)| seat.link == Some(index) || self.would_use(index, seat))
     }
 
     pub(crate) fn on_connected(&mut self, index: usize, now: Instant) {
-        self.links[index].greet(now, self.options.cluster, &self.options.agent);
+        // A stranger is asked which cluster it belongs to, not told.
+        let cluster = if self.links[index].stranger { 0 } else { self.options.cluster };
+        self.links[index].greet(now, cluster, &self.options.agent);
     }
 
     /// A connection ended, or could not be made.
@@ -275,93 +239,42 @@ impl Machine {
         }
         let address = link.address.to_string();
         let pending = link.reset(now + pause, reason.clone());
-        let attempts = link.attempts;
         self.drops.push_back(index);
         self.due = now;
         self.event(Event::Lost { address: address.clone(), reason: reason.clone() });
         let lost = Error::Lost { address, reason };
         for (_, pending) in pending {
-            match pending {
-                Pending::Call { call } => self.on_call_lost(call, &lost, now),
-                Pending::Settle { token, .. } => self.settled(token, Err(lost.clone())),
-                _ => {}
+            if let Pending::Settle { token, .. } = pending {
+                self.settled(token, Err(lost.clone()));
             }
         }
-        self.detach_producers(index, &lost);
-        self.detach_consumers(index, &lost);
-        if attempts >= TRIES_BEFORE_ELSEWHERE || self.table.is_empty() {
-            self.ask_elsewhere(index, now);
+        self.unseat(index, &lost, now);
+        if self.places.is_empty() {
+            self.bootstrap.1 = now;
+        }
+    }
+
+    /// Those that this connection served look for another one at once; so do those that waited for it.
+    fn unseat(&mut self, index: usize, lost: &Error, now: Instant) {
+        self.detach_producers(index, lost, now);
+        self.detach_consumers(index, lost, now);
+        self.detach_calls(index, lost, now);
+        self.miss(index, now);
+        self.places.on_lost(index);
+    }
+
+    /// Before the first welcome: dials one more of the addresses given.
+    fn dial_given(&mut self, now: Instant) {
+        let (given, at) = self.bootstrap;
+        if self.places.is_empty() && at <= now && given < self.options.addresses.len() {
+            let address = self.options.addresses[given].clone();
+            self.link_to(&address, now);
+            self.bootstrap = (given + 1, now + HEAD_START);
         }
     }
 
     fn lose(&mut self, index: usize, reason: impl Into<String>, now: Instant) {
         self.on_lost(index, reason.into(), now);
-    }
-
-    /// Dials the next of the addresses given: perhaps that node knows where the shards are now.
-    fn ask_elsewhere(&mut self, lost: usize, now: Instant) {
-        if self.options.addresses.len() < 2
-            || self.options.addresses[self.bootstrap] != self.links[lost].address
-        {
-            let current = self.options.addresses[self.bootstrap].clone();
-            if self.options.addresses.len() > 1 {
-                self.link_to(&current, now);
-            }
-            return;
-        }
-        self.bootstrap = (self.bootstrap + 1) % self.options.addresses.len();
-        let next = self.options.addresses[self.bootstrap].clone();
-        self.link_to(&next, now);
-    }
-
-    /// The link to this address, which is dialled if it is not.
-    fn link_to(&mut self, address: &Address, now: Instant) -> Option<usize> {
-        let found = self.links.iter().position(|link| link.address == *address);
-        if let Some(index) = found {
-            let link = &mut self.links[index];
-            // Nobody needed it until now.
-            if matches!(link.phase, Phase::Waiting { until } if until > now + 2 * self.options.retry_max) {
-                link.phase = Phase::Waiting { until: now };
-            }
-            return Some(index);
-        }
-        if self.links.len() == LINKS_MAX {
-            return None;
-        }
-        self.links.push(Link::new(address.clone(), now));
-        Some(self.links.len() - 1)
-    }
-
-    /// The link to the shard that a queue lives on; `None` before the first welcome.
-    fn route(&mut self, name: &str, now: Instant) -> Option<usize> {
-        if self.table.is_empty() {
-            return None;
-        }
-        let shard = route::shard_of(name, self.table.len() as u32);
-        self.link_to_shard(shard, now)
-    }
-
-    fn link_to_shard(&mut self, shard: u32, now: Instant) -> Option<usize> {
-        let address = self.table.get(shard as usize)?.clone();
-        // The address that we were given may be another name of the same shard.
-        let same =
-            |link: &Link| link.is_up() && link.shard == Some(shard) && link.address.port == address.port;
-        if let Some(index) = self.links.iter().position(same) {
-            return Some(index);
-        }
-        self.link_to(&address, now)
-    }
-
-    /// The link that a refusal points to, if it does.
-    fn redirect(&mut self, from: usize, refused: &Refused<'_>, now: Instant) -> Option<usize> {
-        if !matches!(refused.code(), Code::NotLeader | Code::WrongShard) || refused.redirect_port == 0 {
-            return None;
-        }
-        let host = match refused.redirect_host {
-            "" => self.links[from].address.host.clone(),
-            host => host.to_owned(),
-        };
-        self.link_to(&Address { host, port: refused.redirect_port }, now)
     }
 
     // Bytes.
@@ -375,7 +288,7 @@ impl Machine {
         let link = &mut self.links[index];
         link.on_received(bytes);
         link.heard = now;
-        link.pinged = false;
+        link.pinged = None;
         let mut inbox = link.take_inbox();
         let read = self.read_frames(index, &mut inbox, now);
         if read.is_ok() && self.links[index].is_open() {
@@ -407,11 +320,10 @@ impl Machine {
                 return Err(format!("closed by the shard: {}: {}", closing.code(), closing.detail));
             }
             (Reply::Welcome(welcome), Phase::Greeting { .. }) => {
-                self.on_welcome(index, welcome, now);
-                return Ok(());
+                return self.on_welcome(index, welcome, now);
             }
             (Reply::Refused(refused), Phase::Greeting { .. }) => {
-                return Err(self.on_hello_refused(refused));
+                return Err(self.on_hello_refused(index, refused));
             }
             (_, Phase::Greeting { .. }) => return Err("answered the hello with something else".to_owned()),
             _ => {}
@@ -419,6 +331,7 @@ impl Machine {
         match reply {
             Reply::Receipt(receipt) => self.on_receipt(index, &receipt, now),
             Reply::Delivery(delivery) => return self.on_delivery(index, &delivery),
+            Reply::ConsumerEnded(ended) => self.on_consumer_ended(index, &ended, now),
             Reply::Refused(refused) if refused.session != 0 => self.on_publish_refused(index, &refused, now),
             reply => {
                 // An answer to nothing is what a shard sends that knows more than we do.
@@ -440,13 +353,13 @@ impl Machine {
         match (pending, reply) {
             (Pending::Call { call }, reply) => self.on_call_answered(index, call, reply, now)?,
             (Pending::ProducerQueue { producer }, Reply::QueueOpened(opened)) => {
-                self.on_producer_queue(producer, opened.queue, now);
+                self.on_producer_queue(index, producer, opened.queue, now);
             }
             (Pending::ProducerSession { producer }, Reply::SessionOpened(opened)) => {
                 self.on_session(index, producer, &opened, now);
             }
             (Pending::ConsumerQueue { consumer }, Reply::QueueOpened(opened)) => {
-                self.on_consumer_queue(consumer, opened.queue, now);
+                self.on_consumer_queue(index, consumer, opened.queue, now);
             }
             (Pending::Subscribe { consumer }, Reply::Subscribed(subscribed)) => {
                 self.on_subscribed(index, consumer, subscribed.consumer);
@@ -467,8 +380,9 @@ impl Machine {
             ) => {
                 self.on_consumer_refused(index, consumer, &refused, now);
             }
-            (Pending::Settle { token, .. }, Reply::Refused(refused)) => {
-                self.settled(token, Err(refusal(&refused)));
+            (Pending::Settle { consumer, token }, Reply::Refused(refused)) => {
+                let error = self.on_settle_refused(index, consumer, &refused, now);
+                self.settled(token, Err(error));
             }
             (Pending::Unsubscribe | Pending::Ping, Reply::Refused(_)) => {}
             (pending, _) => return Err(format!("answered {pending:?} with something else")),
@@ -476,26 +390,31 @@ impl Machine {
         Ok(())
     }
 
-    fn on_welcome(&mut self, index: usize, welcome: &Welcome, now: Instant) {
-        let host = self.links[index].address.host.clone();
-        let address = |shard: &ShardAddress| Address {
-            host: if shard.host.is_empty() { host.clone() } else { shard.host.clone() },
-            port: shard.port,
-        };
-        self.table = welcome.shards.iter().map(address).collect();
-        self.links[index].welcome(welcome, now);
+    fn on_welcome(&mut self, index: usize, welcome: &Welcome, now: Instant) -> Result<(), String> {
+        let link = &mut self.links[index];
+        // Whoever was dialled as a stranger stays one, or else the client would follow it out of its cluster.
+        if !link.stranger {
+            if !self.places.is_empty() && self.places.cluster() != welcome.cluster {
+                return Err(format!("belongs to cluster {}", welcome.cluster));
+            }
+            self.places.learn(Hearsay::from(welcome), &link.address.host);
+        }
+        link.welcome(welcome, now);
         let address = self.links[index].address.to_string();
         self.event(Event::Connected { address, node: welcome.node, shard: welcome.shard });
         self.attach_producers(index, now);
         self.attach_consumers(index, now);
-        self.advance_calls(now);
+        self.attach_calls(index, now);
+        Ok(())
     }
 
     /// The hello was refused: for ever, if it was not meant for this cluster or this version.
-    fn on_hello_refused(&mut self, refused: &Refused<'_>) -> String {
+    fn on_hello_refused(&mut self, index: usize, refused: &Refused<'_>) -> String {
         let error = refusal(refused);
         let text = error.to_string();
-        if !error.is_retryable() {
+        // Other addresses may lead to nodes that are members still.
+        let elsewhere = refused.code() == Code::Removed || self.links[index].stranger;
+        if !error.is_retryable() && !elsewhere {
             self.refused = Some(error);
         }
         text
@@ -561,32 +480,36 @@ impl Machine {
             return;
         }
         self.due = now + TICK;
+        self.dial_given(now);
         for index in 0..self.links.len() {
             self.on_link_time(index, now);
         }
         self.expire_calls(now);
         self.retry_producers(now);
         self.retry_consumers(now);
-        self.advance_calls(now);
+        self.retry_calls(now);
     }
 
     fn on_link_time(&mut self, index: usize, now: Instant) {
         let Options { connect_timeout, ping_after, silence_max, .. } = self.options;
-        let link = &mut self.links[index];
-        if now < link.deadline(connect_timeout, ping_after, silence_max) {
+        if now < self.links[index].deadline(connect_timeout, ping_after, silence_max) {
             return;
         }
-        match link.phase {
+        match self.links[index].phase {
             Phase::Waiting { .. } => {}
             Phase::Dialling { .. } => self.lose(index, "cannot be reached", now),
             Phase::Greeting { .. } => self.lose(index, "does not answer the hello", now),
-            Phase::Up if link.pinged => {
-                let address = link.address.to_string();
+            Phase::Up if self.links[index].pinged.is_some() => {
+                let address = self.links[index].address.to_string();
                 self.event(Event::Silent { address });
                 self.lose(index, format!("silent for {silence_max:?}"), now);
             }
+            Phase::Up if self.links[index].stranger && !self.is_wanted(index) => {
+                self.lose(index, "needed no more", now);
+            }
             Phase::Up => {
-                link.pinged = true;
+                let link = &mut self.links[index];
+                link.pinged = Some(now);
                 link.request(Pending::Ping, &Ping);
             }
         }
@@ -596,18 +519,12 @@ impl Machine {
     pub(crate) fn next_deadline(&self) -> Instant {
         let Options { connect_timeout, ping_after, silence_max, .. } = self.options;
         let links = self.links.iter().map(|link| link.deadline(connect_timeout, ping_after, silence_max));
-        let producers = self.producers.values().filter_map(|producer| producer.seat.retry_at);
-        let consumers = self.consumers.values().filter_map(|consumer| consumer.seat.retry_at);
-        let calls = self.calls.values().map(Call::next_deadline);
-        let next = links.chain(producers).chain(consumers).chain(calls).min();
+        let seats = self.seats().filter_map(|(_, seat)| seat.retry_at);
+        let calls = self.calls.values().map(Call::deadline);
+        let given = self.places.is_empty() && self.bootstrap.0 < self.options.addresses.len();
+        let given = given.then_some(self.bootstrap.1);
+        let next = links.chain(seats).chain(calls).chain(given).min();
         next.expect("there is a link at least").max(self.due)
-    }
-
-    // Seats.
-
-    /// Asks the seat's link for the queue's number.
-    fn open_queue(&mut self, index: usize, pending: Pending, name: &str) {
-        self.links[index].request(pending, &OpenQueue { name });
     }
 
     /// How long to wait before a refused request is made again.

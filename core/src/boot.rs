@@ -150,8 +150,8 @@ impl Replay {
             let transfer = transfer.ok_or(Failure::Replay { why: "an install record is too short" })?;
             group.install(transfer, (header.index, header.term))?;
         } else {
-            let part =
-                Part::decode(record.payload).ok_or(Failure::Replay { why: "a checkpoint part is malformed" })?;
+            let part = Part::decode(record.payload)
+                .ok_or(Failure::Replay { why: "a checkpoint part is malformed" })?;
             group.stage(part)?;
         }
         group.on_hard_state(header.hard_state)

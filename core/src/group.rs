@@ -449,7 +449,8 @@ impl Group {
             return Ok(());
         }
         if let Some((transfer, index, term)) = ringmain_replication::checkpoint_named(&message) {
-            let is_staged = self.target.as_ref().is_some_and(|target| target.is_staged(transfer, index, term));
+            let is_staged =
+                self.target.as_ref().is_some_and(|target| target.is_staged(transfer, index, term));
             if !is_staged {
                 return Ok(());
             }

@@ -183,6 +183,14 @@ impl Group {
         self.propose_members(&voters, &learners, &book)
     }
 
+    /// The member that was is gone for ever, and this one takes its place as a learner.
+    pub(crate) fn replace_member(&mut self, before: u64, member: &Member) {
+        if self.book.find(before).is_some() {
+            // Refused while another change is under way: the next tick tries again.
+            let _ = self.change_members(Some(member.clone()), Some(member.node));
+        }
+    }
+
     /// This member is to be removed: somebody else must lead first, and then be asked again.
     fn leave(&mut self) -> Result<(), Reason> {
         let me = self.replica.id();

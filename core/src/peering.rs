@@ -53,6 +53,13 @@ impl Stall {
     }
 }
 
+/// A node whose log was set aside, and the member that it was.
+#[derive(Clone, Debug)]
+pub(crate) struct Replacement {
+    before: u64,
+    member: Member,
+}
+
 /// Sends a message of the group's replica. False: the peer is not reached, or has too much to take already.
 pub(crate) fn send(turn: &mut Turn<'_>, group: GroupId, message: &Message) -> bool {
     let node = node_of(message.to);
@@ -188,6 +195,7 @@ impl Shard {
                 self.groups.iter_mut().for_each(Group::hand_over);
             }
             self.balance(now);
+            self.replace_members();
             self.groups.iter_mut().for_each(Group::promote);
             self.tend_transfers(now);
             // What waits for room may wait for a leader.
@@ -201,7 +209,7 @@ impl Shard {
     }
 
     /// The members of a group may have changed.
-    pub(crate) fn follow_books(&mut self) {
+    pub(crate) fn follow_books(&mut self, output: &mut Output) {
         let mut is_new = false;
         for group in &mut self.groups {
             is_new |= std::mem::take(&mut group.has_new_book);
@@ -209,6 +217,10 @@ impl Shard {
         if is_new {
             let books: Vec<&Book> = self.groups.iter().map(|group| &group.book).collect();
             self.peers.keep(&books, &mut self.outbox);
+            let me = self.options.replica();
+            if self.is_joining && books.iter().all(|book| book.find(me).is_some()) {
+                (self.is_joining, output.has_joined) = (false, true);
+            }
         }
     }
 
@@ -254,7 +266,7 @@ impl Shard {
             shards: self.options.addresses.len() as u32,
             groups: self.groups.len() as u32,
             to_node: node,
-            to_incarnation: 0,
+            replaces: self.options.layout.as_ref().map_or(0, |layout| layout.replaces),
             host: own.map_or("", |own| &own.host),
             port: own.map_or(0, |own| own.port),
         };
@@ -283,7 +295,13 @@ impl Shard {
 
     fn on_peer_hello(&mut self, now: Time, id: ConnectionId, hello: &PeerHello<'_>) {
         if let Some((code, detail)) = self.hello_refusal(hello) {
-            self.outbox.refuse_peer(id, code, &detail);
+            let is_replaced = code == PeerCode::Incarnation && self.note_replacement(hello);
+            if is_replaced {
+                let detail = "it is being made a member in place of what it was";
+                self.outbox.refuse_peer(id, PeerCode::Busy, detail);
+            } else {
+                self.outbox.refuse_peer(id, code, &detail);
+            }
             return;
         }
         self.outbox.connections.greet_peer(id);
@@ -292,6 +310,29 @@ impl Shard {
         }
         let welcome = self.welcome();
         self.outbox.send_urgent(id, &welcome);
+    }
+
+    /// The node's log was rotten: as a new member it takes the place of the one that it was. False: it is no member, or
+    /// says nothing of the kind.
+    fn note_replacement(&mut self, hello: &PeerHello<'_>) -> bool {
+        let before = replica_id(hello.node, hello.replaces);
+        let known = self.groups.iter().find_map(|group| group.book.find(before)).cloned();
+        let Some(known) = known.filter(|_| hello.replaces != 0) else { return false };
+        let member = Member { incarnation: hello.incarnation, ..known };
+        self.replacements.insert(hello.node, Replacement { before, member });
+        true
+    }
+
+    /// Makes newcomers members in the place of those they were, where this node leads.
+    fn replace_members(&mut self) {
+        for replacement in self.replacements.values() {
+            for group in self.groups.iter_mut().filter(|group| group.is_serving()) {
+                group.replace_member(replacement.before, &replacement.member);
+            }
+        }
+        let groups = &self.groups;
+        let is_open = |one: &Replacement| groups.iter().any(|group| group.book.find(one.before).is_some());
+        self.replacements.retain(|_, replacement| is_open(replacement));
     }
 
     fn hello_refusal(&self, hello: &PeerHello<'_>) -> Option<(PeerCode, String)> {
@@ -305,7 +346,8 @@ impl Shard {
             return Some((PeerCode::WrongCluster, detail));
         }
         if hello.to_node != identity.node || hello.node == identity.node {
-            let detail = format!("node {} calls node {}: this is {}", hello.node, hello.to_node, identity.node);
+            let detail =
+                format!("node {} calls node {}: this is {}", hello.node, hello.to_node, identity.node);
             return Some((PeerCode::WrongNode, detail));
         }
         if hello.shard != identity.shard {
@@ -362,7 +404,7 @@ impl Shard {
             }
         };
         if let Some(node) = self.peers.greeting(id) {
-            self.on_greeted(now, id, node, &said, output);
+            self.on_greeted(now, (id, node), &said, output);
             return;
         }
         let Some(node) = self.peers.at(id) else {
@@ -372,7 +414,7 @@ impl Shard {
         self.peers.heard(node, now);
         match said {
             PeerFrame::PeerWelcome(_) => {}
-            PeerFrame::Replicate(view) => self.on_replicate(now, id, node, &view, output),
+            PeerFrame::Replicate(view) => self.on_replicate(now, (id, node), &view, output),
             PeerFrame::PeerRefused(refused) => self.on_refused(node, &refused, output),
             said if self.on_transfer(now, node, &said) => {}
             _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a frame that is not for now"),
@@ -383,8 +425,7 @@ impl Shard {
     fn on_greeted(
         &mut self,
         now: Time,
-        id: ConnectionId,
-        node: u32,
+        (id, node): (ConnectionId, u32),
         said: &PeerFrame<'_>,
         output: &mut Output,
     ) {
@@ -424,8 +465,7 @@ impl Shard {
     fn on_replicate(
         &mut self,
         now: Time,
-        id: ConnectionId,
-        node: u32,
+        (id, node): (ConnectionId, u32),
         view: &ReplicateView<'_>,
         output: &mut Output,
     ) {
@@ -489,4 +529,3 @@ impl Group {
         }
     }
 }
-

@@ -6,7 +6,7 @@
 //! Two lanes leave a connection: what carries no payload (votes, heartbeats, acknowledgements) goes before entries that
 //! wait, and those before the bytes of a checkpoint, of which only a little waits at any time.
 
-use crate::connection::{Connections, ConnectionId};
+use crate::connection::{ConnectionId, Connections};
 use crate::member::{Book, Member};
 use crate::outbox::Outbox;
 use crate::shard::Address;
@@ -57,11 +57,17 @@ struct PeerLink {
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum LinkState {
     /// Dialled at this moment, if it is ours to dial.
-    Down { retry_at: Time },
+    Down {
+        retry_at: Time,
+    },
     Dialling,
     /// We dialled, and wait for the welcome.
-    Greeting { connection: ConnectionId },
-    Up { connection: ConnectionId },
+    Greeting {
+        connection: ConnectionId,
+    },
+    Up {
+        connection: ConnectionId,
+    },
 }
 
 /// A peer that is connected.
@@ -174,15 +180,12 @@ impl Peers {
     }
 
     /// The peer has said who it is, over this connection. Answers the connection that it replaces.
-    pub(crate) fn came_up(
-        &mut self,
-        node: u32,
-        connection: ConnectionId,
-        now: Time,
-    ) -> Option<ConnectionId> {
+    pub(crate) fn came_up(&mut self, node: u32, connection: ConnectionId, now: Time) -> Option<ConnectionId> {
         let link = self.links.get_mut(&node)?;
         let before = match link.state {
-            LinkState::Up { connection: old } | LinkState::Greeting { connection: old } if old != connection => {
+            LinkState::Up { connection: old } | LinkState::Greeting { connection: old }
+                if old != connection =>
+            {
                 Some(old)
             }
             _ => None,

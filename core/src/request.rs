@@ -169,6 +169,9 @@ impl Shard {
         let Some(ordinal) = self.serving(asked, Some(number), ordinal_of(publish.queue)) else {
             return Flow::Done;
         };
+        if self.must_stay_behind(asked, number) {
+            return Flow::Done;
+        }
         let group = &mut self.groups[ordinal];
         match room(group, &mut self.log, now, command_bytes(publish), Reserve::ForSettles) {
             Room::Here => {}
@@ -196,6 +199,17 @@ impl Shard {
             }
         }
         Flow::Done
+    }
+
+    /// This node leads again, but did not when it refused the publish before this one: stored now, it would overtake, and
+    /// the one before would come too late. The producer begins again with the first that has no answer.
+    fn must_stay_behind(&mut self, asked: Asked, number: PublishNumber) -> bool {
+        let connection = self.outbox.connections.get_mut(asked.connection);
+        let must = connection.is_some_and(|one| one.follows_refused(number.session, number.sequence));
+        if must {
+            reply::redirect(&mut self.outbox, asked, Some(number), None);
+        }
+        must
     }
 
     /// What can be said against a publish without knowing the queue.
@@ -226,7 +240,12 @@ impl Shard {
 
     /// The group of this ordinal, if it can be asked here and now. Otherwise the asker has been told why not: that there
     /// is none, that another node leads it, or that it is not ready.
-    pub(crate) fn serving(&mut self, asked: Asked, number: Option<PublishNumber>, ordinal: usize) -> Option<usize> {
+    pub(crate) fn serving(
+        &mut self,
+        asked: Asked,
+        number: Option<PublishNumber>,
+        ordinal: usize,
+    ) -> Option<usize> {
         let mut refuse = |reason| match number {
             Some(number) => reply::refuse_publish(&mut self.outbox, asked, number, reason),
             None => reply::refuse(&mut self.outbox, asked, reason),
@@ -237,7 +256,7 @@ impl Shard {
         };
         if self.is_stopping {
             refuse(SHUTTING_DOWN);
-        } else if !group.is_leader() && !group.is_alone() {
+        } else if !group.is_serving() && !group.is_alone() {
             let leader = group.leader_address();
             reply::redirect(&mut self.outbox, asked, number, leader.as_ref());
         } else if !group.is_serving() {
@@ -461,7 +480,8 @@ impl Shard {
                 }
                 None => reply::refuse(&mut self.outbox, asked, reply::in_words(Refusal::NoSuchQueue)),
             },
-            Read::Show { name } => match engine.find(name).and_then(|queue| self.info(queue, Detail::Levels)) {
+            Read::Show { name } => match engine.find(name).and_then(|queue| self.info(queue, Detail::Levels))
+            {
                 Some(info) => self.outbox.send(asked.connection, asked.request, &QueueShown { info }),
                 None => reply::refuse(&mut self.outbox, asked, reply::in_words(Refusal::NoSuchQueue)),
             },

@@ -16,11 +16,11 @@ use crate::connection::{ConnectionId, OUTGOING_BYTES_MAX, Stage};
 use crate::dispatch::{Dispatched, Dispatcher, Source};
 use crate::engine::SettleRun;
 use crate::failure::Failure;
-use crate::formation::ClusterLayout;
+use crate::formation::{ClusterLayout, State};
 use crate::group::{Group, Turn};
 use crate::member::{Member, replica_id};
 use crate::outbox::Outbox;
-use crate::peering::Stall;
+use crate::peering::{Replacement, Stall};
 use crate::peers::{Dial, Peers};
 use crate::readback::{ReadWindow, Readback, Reader};
 use crate::relocation::{Pass, Relocation};
@@ -34,6 +34,7 @@ use ringmain_wal::{
     GroupId, Identity, Index, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, Term, WriteAt,
     WriteId,
 };
+use std::collections::BTreeMap;
 
 /// What a shard is, beside what is in its log.
 #[derive(Clone)]
@@ -168,6 +169,8 @@ pub struct Output {
     pub dials: Vec<Dial>,
     /// What somebody who looks after the node should know.
     pub notices: Vec<String>,
+    /// A node that was no member is one in every group here. Said once.
+    pub has_joined: bool,
     /// The process must end: something promised cannot be kept.
     pub failure: Option<Failure>,
     /// The turn's share is done and there is more to do: another turn should follow.
@@ -205,6 +208,10 @@ pub struct Shard {
     /// When the groups are told again that time has passed.
     pub(crate) tick_at: Time,
     pub(crate) stall: Stall,
+    /// This node is not known to be a member of all groups yet, and says when it is.
+    pub(crate) is_joining: bool,
+    /// Nodes that came back without the log they had, and take their own place.
+    pub(crate) replacements: BTreeMap<u32, Replacement>,
     dispatcher: Dispatcher,
     pub(crate) readback: Readback,
     checkpointer: Checkpointer,
@@ -254,6 +261,8 @@ impl Shard {
             peers,
             tick_at: Time(0),
             stall: Stall::default(),
+            is_joining: options.layout.as_ref().is_some_and(|layout| layout.state == State::Joining),
+            replacements: BTreeMap::new(),
             options,
             log,
             relocations: start.groups.iter().map(|_| Relocation::default()).collect(),
@@ -531,7 +540,7 @@ impl Shard {
             group.seal(now, &mut self.log);
         }
         self.drive(now, output);
-        self.follow_books();
+        self.follow_books(output);
         self.answer_reads();
         let reads_before = output.reads.len();
         self.maintain(output);

@@ -377,7 +377,7 @@ impl Replica {
         assert!(log.committed <= log.last_index());
         assert!(self.floor <= self.applied.0);
         assert!(self.told <= log.committed);
-        assert!(self.node.store().base().0 <= log.applied);
+        assert!(self.node.store().base().0 <= self.applied.0);
         assert!(self.held.iter().all(|held| held.token > self.persisted));
         assert!(self.held.iter().all(|held| held.token <= self.written));
         assert!(self.held.iter().is_sorted_by(|a, b| a.token < b.token));
@@ -623,7 +623,7 @@ impl Replica {
                 break;
             }
         }
-        assert!(log.base().0 <= applied);
+        assert!(log.base().0 <= self.applied.0);
     }
 }
 

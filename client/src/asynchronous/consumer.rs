@@ -189,8 +189,8 @@ impl Delivery {
     /// Done. Waits until that is durable.
     ///
     /// Acknowledgements that are under way together travel together. [`Error::Stale`]: the lease of at least one of
-    /// them had ended, and its message was or will be delivered again. [`Error::Lost`]: the connection ended first;
-    /// the message comes again unless the broker had heard.
+    /// them had ended, and its message was or will be delivered again. [`Error::Lost`]: the connection ended first,
+    /// or its node led no more; the message comes again unless the broker had heard.
     pub async fn ack(self) -> Result<(), Error> {
         self.settle(Outcome::Ack).await
     }

@@ -10,6 +10,7 @@ use ringmain_net::protocol::{DeliveryHead, Outcome};
 use super::Signals;
 use super::budget::Budget;
 use super::consumer::{Arrived, Status};
+use crate::cluster::Survey;
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::event::Event;
@@ -33,7 +34,8 @@ pub(crate) enum Command {
     Publish(Publish),
     Settle { consumer: u64, lease: Lease, outcome: Outcome, reply: Option<Reply<()>> },
     Unsettled { consumer: u64, lease: Lease },
-    Call { request: Request, reply: Reply<Answer> },
+    Call { request: Request, timeout: Option<Duration>, reply: Reply<Answer> },
+    Survey { reply: Reply<Survey> },
     LeaveProducer { producer: u64 },
     LeaveConsumer { consumer: u64 },
     Close { timeout: Duration, reply: Reply<()> },
@@ -203,9 +205,13 @@ impl Worker {
                 self.open(call_timeout, Opening::Consumer { id, name: queue, credit, reply });
             }
             Command::Publish(publish) if open => self.on_publish(publish),
-            Command::Call { request, reply } if open => {
-                let id = self.driver.machine.call(request, call_timeout, now);
+            Command::Call { request, timeout, reply } if open => {
+                let timeout = timeout.unwrap_or(call_timeout);
+                let id = self.driver.machine.call(request, timeout, now);
                 self.calls.insert(id, reply);
+            }
+            Command::Survey { reply } if open => {
+                let _ = reply.send(Ok(self.driver.machine.survey()));
             }
             Command::Settle { consumer, lease, outcome, reply } => {
                 self.on_settle(consumer, lease, outcome, reply)
@@ -231,7 +237,8 @@ impl Worker {
             Command::OpenProducer { .. }
             | Command::OpenConsumer { .. }
             | Command::Publish(_)
-            | Command::Call { .. } => {}
+            | Command::Call { .. }
+            | Command::Survey { .. } => {}
         }
     }
 
@@ -376,7 +383,7 @@ impl Worker {
                 let messages = std::mem::take(&mut consumer.unsettled);
                 events.push(Event::Unsettled { queue: consumer.name.clone(), messages });
             }
-            if let Some(error) = &source.seat.failed {
+            if let Some(error) = &source.failed {
                 let mut failed = consumer.status.failed.lock().unwrap_or_else(PoisonError::into_inner);
                 *failed = Some(error.clone());
                 return false;
@@ -400,7 +407,7 @@ impl Worker {
             let verdict = match &opening {
                 Opening::Connection { .. } => match machine.refused() {
                     Some(error) => Some(Err(error.clone())),
-                    None => (machine.shards() > 0).then_some(Ok(())),
+                    None => (!machine.places().is_empty()).then_some(Ok(())),
                 },
                 Opening::Producer { id, .. } => machine.producer_verdict(*id),
                 Opening::Consumer { id, .. } => machine.consumer_verdict(*id),

@@ -13,8 +13,9 @@ use crate::machine::settler::{Lease, Settler};
 
 /// Receives the messages of one queue: highest priority first, and in order within a priority.
 ///
-/// When a connection ends, what it delivered and was not settled returns to the queue and is delivered again, to
-/// this consumer or to another one. The consumer subscribes again by itself.
+/// When a connection ends, or another node comes to lead, what was delivered and not settled returns to the queue and is
+/// delivered again, to this consumer or to another one. The consumer subscribes again by itself, where the queue is
+/// served next.
 #[derive(Debug)]
 pub struct Consumer {
     shared: Shared,
@@ -93,7 +94,7 @@ impl Consumer {
         let machine = &mut self.shared.borrow_mut().machine;
         machine.check_open()?;
         let Some(consumer) = machine.consumers.get_mut(&self.id) else { return Err(Error::Closed) };
-        if let Some(error) = &consumer.seat.failed {
+        if let Some(error) = &consumer.failed {
             return Err(error.clone());
         }
         if consumer.generation != self.generation {

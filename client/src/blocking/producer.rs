@@ -12,7 +12,7 @@ use crate::receipt::{Completion, Receipt, Sequence};
 /// Publishes to one queue, in order, with many publishes in flight.
 ///
 /// Order: messages of one producer and one priority are stored, and so delivered, in the order of their offers, also
-/// across reconnects. A publish that is *refused* (a full queue, a busy shard) is left out, and those behind it are
+/// across reconnects and changes of leaders. A publish that is *refused* (a full queue, a busy shard) is left out, and those behind it are
 /// not held up: who needs the order even then has one publish in flight at a time.
 #[derive(Debug)]
 pub struct Producer {

@@ -1,25 +1,60 @@
-//! Calls: requests that are made once and answered once, at any shard.
+//! Calls: requests that are answered once, by the leader of a group or by one shard.
 
 use std::time::{Duration, Instant};
 
 use ringmain_net::protocol::{
-    Cluster, Code, CreateQueue, DeleteQueue, Done, ListQueues, Metadata, PurgeQueue, QueueInfo, QueueList,
-    QueueSettings, Refused, Reply, ShowQueue,
+    Cluster, Code, CreateQueue, DeleteQueue, Done, GroupsShown, ListQueues, Metadata, MoveLeader, PurgeQueue,
+    QueueInfo, QueueList, QueueSettings, Refused, Reply, ShowGroups, ShowQueue,
 };
 
-use super::link::Pending;
-use super::{HOPS_MAX, Machine, refusal};
+use super::link::{Link, Pending};
+use super::places::{Goal, Group, Hearsay};
+use super::seat::{Seat, SeatOf, Turn, is_elsewhere};
+use super::{Machine, refusal};
+use crate::cluster::Change;
 use crate::error::Error;
+use crate::options::Address;
 
 /// What is asked.
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
-    CreateQueue { name: String, settings: QueueSettings },
-    ShowQueue { name: String },
-    DeleteQueue { name: String },
-    PurgeQueue { name: String },
-    ListQueues { shard: u32, after: String, limit: u32 },
+    CreateQueue {
+        name: String,
+        settings: QueueSettings,
+    },
+    ShowQueue {
+        name: String,
+    },
+    DeleteQueue {
+        name: String,
+    },
+    PurgeQueue {
+        name: String,
+    },
+    ListQueues {
+        shard: u32,
+        group: u32,
+        after: String,
+        limit: u32,
+    },
     Metadata,
+    /// `Metadata` of whoever listens there.
+    Identify {
+        address: Address,
+    },
+    /// The groups of one shard of one node.
+    ShowGroups {
+        node: u32,
+        shard: u32,
+    },
+    MoveLeader {
+        group: u32,
+        node: u32,
+    },
+    ChangeMembers {
+        group: u32,
+        change: Change,
+    },
 }
 
 /// What is answered.
@@ -29,6 +64,7 @@ pub(crate) enum Answer {
     Queue(Box<QueueInfo>),
     Queues(QueueList),
     Cluster(Cluster),
+    Groups(GroupsShown),
 }
 
 impl Answer {
@@ -44,18 +80,12 @@ pub(crate) struct Call {
     request: Request,
     deadline: Instant,
     timeout: Duration,
-    pub(crate) link: Option<usize>,
-    /// Sent, and not answered.
-    asking: bool,
-    retry_at: Option<Instant>,
-    attempts: u32,
-    hops: u32,
-    hindrance: Option<Error>,
+    pub(super) seat: Seat,
 }
 
 impl Call {
-    pub(crate) fn next_deadline(&self) -> Instant {
-        self.retry_at.map_or(self.deadline, |at| at.min(self.deadline))
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
     }
 }
 
@@ -63,9 +93,14 @@ impl Request {
     /// Whether asking twice is the same as asking once.
     fn is_repeatable(&self) -> bool {
         match self {
-            Self::CreateQueue { .. } | Self::ShowQueue { .. } | Self::ListQueues { .. } | Self::Metadata => {
-                true
-            }
+            Self::CreateQueue { .. }
+            | Self::ShowQueue { .. }
+            | Self::ListQueues { .. }
+            | Self::Metadata
+            | Self::Identify { .. }
+            | Self::ShowGroups { .. }
+            | Self::MoveLeader { .. }
+            | Self::ChangeMembers { .. } => true,
             // A second time would answer that there is no such queue, or count other messages.
             Self::DeleteQueue { .. } | Self::PurgeQueue { .. } => false,
         }
@@ -79,6 +114,10 @@ impl Request {
             Self::PurgeQueue { .. } => "purging a queue",
             Self::ListQueues { .. } => "listing queues",
             Self::Metadata => "asking for the cluster",
+            Self::Identify { .. } => "asking who listens there",
+            Self::ShowGroups { .. } => "showing groups",
+            Self::MoveLeader { .. } => "moving a leader",
+            Self::ChangeMembers { .. } => "changing members",
         }
     }
 }
@@ -87,20 +126,53 @@ impl Machine {
     /// Asks; the answer, or the error after `timeout`, comes from [`Machine::take_answer`].
     pub(crate) fn call(&mut self, request: Request, timeout: Duration, now: Instant) -> u64 {
         let id = self.next_id();
-        let call = Call {
-            request,
-            deadline: now + timeout,
-            timeout,
-            link: None,
-            asking: false,
-            retry_at: None,
-            attempts: 0,
-            hops: 0,
-            hindrance: None,
-        };
-        self.calls.insert(id, call);
-        self.advance_call(id, now);
+        match self.goal(&request, now) {
+            Ok(goal) => {
+                let call = Call { request, deadline: now + timeout, timeout, seat: Seat::new(goal) };
+                self.calls.insert(id, call);
+                self.advance_call(id, now);
+            }
+            Err(error) => self.answers.push_back((id, Err(error))),
+        }
         id
+    }
+
+    /// Who can answer this.
+    fn goal(&mut self, request: &Request, now: Instant) -> Result<Goal, Error> {
+        let goal = match request {
+            Request::CreateQueue { name, .. }
+            | Request::ShowQueue { name }
+            | Request::DeleteQueue { name }
+            | Request::PurgeQueue { name } => Goal::Queue(name.clone()),
+            Request::ListQueues { shard, group, .. } => Goal::Group(Group { shard: *shard, ordinal: *group }),
+            Request::Metadata => Goal::Anywhere,
+            Request::Identify { address } => {
+                let link = self.link_to_stranger(address, now).ok_or_else(too_many_links)?;
+                self.dial_now(link, now);
+                Goal::Link(link)
+            }
+            Request::ShowGroups { node, shard } => {
+                let node = self.places.position(*node);
+                let link = node.and_then(|node| self.link_to_place(node, *shard, now));
+                let link = link.ok_or_else(too_many_links)?;
+                self.dial_now(link, now);
+                Goal::Link(link)
+            }
+            Request::MoveLeader { group, .. } | Request::ChangeMembers { group, .. } => {
+                Goal::Group(self.group(*group)?)
+            }
+        };
+        Ok(goal)
+    }
+
+    /// The group of this number in the cluster.
+    fn group(&self, number: u32) -> Result<Group, Error> {
+        let groups = self.places.groups().max(1);
+        let group = Group { shard: number / groups, ordinal: number % groups };
+        if group.shard >= self.places.shards() {
+            return Err(Error::Setting { what: "the cluster has no group of this number" });
+        }
+        Ok(group)
     }
 
     /// The answer to this call, once.
@@ -120,63 +192,66 @@ impl Machine {
         }
     }
 
-    pub(super) fn advance_calls(&mut self, now: Instant) {
+    /// A connection has come up: those without one may need it.
+    pub(super) fn attach_calls(&mut self, index: usize, now: Instant) {
+        let ids: Vec<u64> = self.calls.keys().copied().collect();
+        for id in ids {
+            let Some(seat) = self.calls.get(&id).map(|call| &call.seat) else { continue };
+            let suits = seat.link.is_none() && self.suits(index, seat.search(&self.places));
+            if let Some(call) = self.calls.get_mut(&id).filter(|_| suits) {
+                call.seat.link = Some(index);
+                call.seat.retry_at = None;
+            }
+            self.advance_call(id, now);
+        }
+    }
+
+    /// The connection ended. Calls that may be repeated are, elsewhere; those meant for it alone end with it.
+    pub(super) fn detach_calls(&mut self, index: usize, lost: &Error, now: Instant) {
+        let here = |seat: &Seat| seat.link == Some(index) || seat.goal == Goal::Link(index);
+        let ids: Vec<u64> =
+            self.calls.iter().filter(|(_, call)| here(&call.seat)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(call) = self.calls.get_mut(&id) else { continue };
+            let once = call.seat.asking && !call.request.is_repeatable();
+            if once || call.seat.goal == Goal::Link(index) {
+                self.answer(id, Err(lost.clone()));
+            } else {
+                call.seat.on_unseated(index, lost.clone(), now);
+            }
+        }
+    }
+
+    pub(super) fn retry_calls(&mut self, now: Instant) {
         if self.calls.is_empty() {
             return;
         }
         let ids: Vec<u64> = self.calls.keys().copied().collect();
         for id in ids {
+            if let Some(call) =
+                self.calls.get_mut(&id).filter(|c| c.seat.retry_at.is_some_and(|at| at <= now))
+            {
+                call.seat.retry_at = None;
+            }
+            // Those that found no room for requests are here too.
             self.advance_call(id, now);
         }
     }
 
     fn advance_call(&mut self, id: u64, now: Instant) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        if call.asking || call.retry_at.is_some_and(|at| at > now) {
+        let Some(call) = self.calls.get(&id) else { return };
+        if !call.seat.may_ask() {
             return;
         }
-        call.retry_at = None;
-        let up = call.link.filter(|link| self.links[*link].is_up());
-        let request = call.request.clone();
-        let Some(index) = up.or_else(|| self.link_for(&request, now)) else { return };
-        let ready = self.links[index].is_up() && self.links[index].has_room_for_requests();
-        if ready {
-            self.send_call(index, id, &request);
-        }
-        if let Some(call) = self.calls.get_mut(&id) {
-            call.link = Some(index);
-            call.asking = ready;
-        }
-    }
-
-    fn link_for(&mut self, request: &Request, now: Instant) -> Option<usize> {
-        match request {
-            Request::CreateQueue { name, .. }
-            | Request::ShowQueue { name }
-            | Request::DeleteQueue { name }
-            | Request::PurgeQueue { name } => self.route(name, now),
-            Request::ListQueues { shard, .. } => self.link_to_shard(*shard, now),
-            Request::Metadata => {
-                let up = self.links.iter().position(super::link::Link::is_up);
-                up.or_else(|| self.link_to_shard(0, now))
-            }
-        }
-    }
-
-    fn send_call(&mut self, index: usize, id: u64, request: &Request) {
+        let (link, search) = (call.seat.link, call.seat.search(&self.places));
+        let found = link.or_else(|| self.look(search, now));
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        call.seat.link = found;
+        let Some(index) = found else { return call.seat.on_nobody(now) };
         let link = &mut self.links[index];
-        let pending = Pending::Call { call: id };
-        match request {
-            Request::CreateQueue { name, settings } => {
-                link.request(pending, &CreateQueue { name, settings: settings.clone() });
-            }
-            Request::ShowQueue { name } => link.request(pending, &ShowQueue { name }),
-            Request::DeleteQueue { name } => link.request(pending, &DeleteQueue { name }),
-            Request::PurgeQueue { name } => link.request(pending, &PurgeQueue { name }),
-            Request::ListQueues { after, limit, .. } => {
-                link.request(pending, &ListQueues { group: 0, after, limit: *limit });
-            }
-            Request::Metadata => link.request(pending, &Metadata),
+        if link.has_room_for_requests() {
+            call.seat.asking = true;
+            send(link, Pending::Call { call: id }, &call.request);
         }
     }
 
@@ -191,7 +266,14 @@ impl Machine {
             Reply::Done(done) => Answer::Done(done),
             Reply::QueueShown(shown) => Answer::Queue(Box::new(shown.info)),
             Reply::QueueList(list) => Answer::Queues(list),
-            Reply::Cluster(cluster) => Answer::Cluster(cluster),
+            Reply::Cluster(cluster) => {
+                let link = &self.links[index];
+                if !link.stranger && cluster.cluster == self.places.cluster() {
+                    self.places.learn(Hearsay::from(&cluster), &link.address.host);
+                }
+                Answer::Cluster(cluster)
+            }
+            Reply::GroupsShown(shown) => Answer::Groups(shown),
             Reply::Refused(refused) => {
                 self.on_call_refused(index, id, &refused, now);
                 return Ok(());
@@ -203,40 +285,26 @@ impl Machine {
     }
 
     fn on_call_refused(&mut self, index: usize, id: u64, refused: &Refused<'_>, now: Instant) {
-        let target = self.redirect(index, refused, now);
-        let error = refusal(refused);
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        call.asking = false;
-        call.hindrance = Some(error.clone());
+        // A call that has been asked elsewhere meanwhile waits for that answer.
+        let Some(call) = self.calls.get_mut(&id).filter(|call| call.seat.link == Some(index)) else { return };
+        let pinned = matches!(call.seat.goal, Goal::Link(_));
         match refused.code() {
-            Code::NotLeader | Code::WrongShard if target.is_some() && call.hops < HOPS_MAX => {
-                call.hops += 1;
-                call.link = target;
-                self.advance_call(id, now);
-            }
-            Code::NotLeader | Code::WrongShard | Code::Busy | Code::ShuttingDown => {
-                let attempts = call.attempts;
-                call.attempts = attempts.saturating_add(1);
-                call.hops = 0;
-                call.link = None;
-                let at = now + self.pause(attempts, refused.retry_after_ms);
-                if let Some(call) = self.calls.get_mut(&id) {
-                    call.retry_at = Some(at);
+            code if is_elsewhere(code) && !pinned => {
+                if self.on_elsewhere(index, SeatOf::Call(id), refused, now) == Turn::Ask {
+                    self.advance_call(id, now);
                 }
             }
-            _ => self.answer(id, Err(error)),
-        }
-    }
-
-    pub(super) fn on_call_lost(&mut self, id: u64, lost: &Error, now: Instant) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        call.asking = false;
-        call.hindrance = Some(lost.clone());
-        if call.request.is_repeatable() {
-            // Asked again when a connection is up.
-            call.retry_at = Some(now);
-        } else {
-            self.answer(id, Err(lost.clone()));
+            Code::Busy | Code::MembershipPending => {
+                let attempts = call.seat.attempts;
+                call.seat.asking = false;
+                call.seat.attempts = attempts.saturating_add(1);
+                call.seat.hindrance = Some(refusal(refused));
+                let at = now + self.pause(attempts, refused.retry_after_ms);
+                if let Some(call) = self.calls.get_mut(&id) {
+                    call.seat.retry_at = Some(at);
+                }
+            }
+            _ => self.answer(id, Err(refusal(refused))),
         }
     }
 
@@ -248,10 +316,35 @@ impl Machine {
             self.calls.iter().filter(|(_, call)| call.deadline <= now).map(|(id, _)| *id).collect();
         for id in late {
             let Some(call) = self.calls.get(&id) else { continue };
-            let last = call.hindrance.clone().or_else(|| self.hindrance());
+            let last = call.seat.hindrance.clone().or_else(|| self.hindrance());
             let error =
                 Error::Timeout { what: call.request.what(), after: call.timeout, last: last.map(Box::new) };
             self.answer(id, Err(error));
         }
+    }
+}
+
+#[cold]
+fn too_many_links() -> Error {
+    Error::System { reason: "no connection to that address can be made: there are too many".to_owned() }
+}
+
+fn send(link: &mut Link, pending: Pending, request: &Request) {
+    match request {
+        Request::CreateQueue { name, settings } => {
+            link.request(pending, &CreateQueue { name, settings: settings.clone() });
+        }
+        Request::ShowQueue { name } => link.request(pending, &ShowQueue { name }),
+        Request::DeleteQueue { name } => link.request(pending, &DeleteQueue { name }),
+        Request::PurgeQueue { name } => link.request(pending, &PurgeQueue { name }),
+        Request::ListQueues { group, after, limit, .. } => {
+            link.request(pending, &ListQueues { group: *group, after, limit: *limit });
+        }
+        Request::Metadata | Request::Identify { .. } => link.request(pending, &Metadata),
+        Request::ShowGroups { .. } => link.request(pending, &ShowGroups),
+        Request::MoveLeader { group, node } => {
+            link.request(pending, &MoveLeader { group: *group, node: *node });
+        }
+        Request::ChangeMembers { group, change } => link.request(pending, &change.words(*group)),
     }
 }

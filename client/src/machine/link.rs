@@ -62,11 +62,18 @@ pub(crate) struct Link {
     /// When the last welcome came.
     up_since: Instant,
     pub(crate) last_error: Option<String>,
+    /// Whose it is; before the welcome, whose it is meant to be.
+    pub(crate) node: Option<u32>,
     pub(crate) shard: Option<u32>,
+    /// Dialled only because somebody named its address: it may belong to no cluster, or to another.
+    pub(crate) stranger: bool,
+    /// Nobody needed it when it was to be dialled.
+    pub(crate) parked: bool,
     pub(crate) limits: Limits,
     /// When the shard last said anything.
     pub(crate) heard: Instant,
-    pub(crate) pinged: bool,
+    /// When it was asked whether it lives, if it has said nothing since.
+    pub(crate) pinged: Option<Instant>,
     /// Whose frames are to be sent, in turn. The first may be in the middle of a frame.
     pub(crate) sendable: VecDeque<u64>,
     /// Consumers by the number that this connection gave them.
@@ -94,10 +101,13 @@ impl Link {
             attempts: 0,
             up_since: now,
             last_error: None,
+            node: None,
             shard: None,
+            stranger: false,
+            parked: false,
             limits,
             heard: now,
-            pinged: false,
+            pinged: None,
             sendable: VecDeque::new(),
             consumers: BTreeMap::new(),
             inbox: Inbox::default(),
@@ -116,6 +126,11 @@ impl Link {
         matches!(self.phase, Phase::Greeting { .. } | Phase::Up)
     }
 
+    /// Whether it could not be made when last tried, and is not being tried now.
+    pub(crate) fn is_failing(&self) -> bool {
+        matches!(self.phase, Phase::Waiting { .. }) && self.attempts > 0
+    }
+
     pub(crate) fn has_room_for_requests(&self) -> bool {
         self.requests.len() < REQUESTS_MAX
     }
@@ -124,7 +139,7 @@ impl Link {
         assert!(self.control.is_empty());
         self.phase = Phase::Greeting { since: now };
         self.heard = now;
-        self.pinged = false;
+        self.pinged = None;
         frame::encode(&mut self.control, 1, &Hello { protocol: PROTOCOL, cluster, agent }, &[]);
         self.next_request = 2;
     }
@@ -138,6 +153,7 @@ impl Link {
         self.phase = Phase::Up;
         self.up_since = now;
         self.last_error = None;
+        self.node = Some(welcome.node);
         self.shard = Some(welcome.shard);
         self.limits = Limits {
             message_bytes_max: welcome.message_bytes_max,
@@ -221,8 +237,11 @@ impl Link {
         match self.phase {
             Phase::Waiting { until } => until,
             Phase::Dialling { since } | Phase::Greeting { since } => since + connect_timeout,
-            Phase::Up if self.pinged => self.heard + silence_max,
-            Phase::Up => self.heard + ping_after,
+            Phase::Up => match self.pinged {
+                // A thread that was away sends its ping late: the answer has the same time to come.
+                Some(pinged) => (self.heard + silence_max).max(pinged + (silence_max - ping_after)),
+                None => self.heard + ping_after,
+            },
         }
     }
 }

@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use ringmain_net::frame::FrameBuilder;
 use ringmain_net::protocol::{
-    self, Code, ITEMS_PER_FRAME_MAX, MessageHead, OpenSession, Publish, Refused, SessionOpened,
+    self, Code, ITEMS_PER_FRAME_MAX, MessageHead, OpenQueue, OpenSession, Publish, Refused, SessionOpened,
     publish_frame_bytes,
 };
 
 use super::link::{Limits, Pending};
+use super::places::{Destination, Goal};
+use super::seat::{Seat, SeatOf, Turn, is_elsewhere};
 use super::window::{InFlight, Window};
-use super::{HOPS_MAX, Machine, Seat, refusal};
+use super::{Machine, refusal};
 use crate::error::Error;
 use crate::event::Event;
 use crate::message::Message;
@@ -29,6 +31,12 @@ struct Session {
 #[derive(Debug)]
 pub(crate) struct Producer {
     pub(crate) seat: Seat,
+    /// The queue's number.
+    queue: Option<u64>,
+    /// The link of the seat has said, since the producer came to it, that it leads the queue's group.
+    home: bool,
+    /// For good.
+    pub(crate) failed: Option<Error>,
     /// What the session is called at the shard; "": anonymous.
     name: String,
     session: Option<Session>,
@@ -49,7 +57,7 @@ pub(crate) struct Producer {
 
 impl Producer {
     pub(crate) fn is_ready(&self) -> bool {
-        self.opened && self.seat.failed.is_none()
+        self.opened && self.failed.is_none()
     }
 
     /// The last publish that was stored before this producer was opened, or that was offered since.
@@ -63,10 +71,10 @@ impl Producer {
 
     /// Encodes a publish into the window. Nothing is sent by this alone.
     fn offer(&mut self, messages: &[Message<'_>], now: Instant) -> Result<Sequence, Error> {
-        if let Some(error) = &self.seat.failed {
+        if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let (Some(session), Some(queue)) = (self.session, self.seat.queue) else {
+        let (Some(session), Some(queue)) = (self.session, self.queue) else {
             return Err(Error::Full);
         };
         let body_bytes = self.measure(messages)?;
@@ -132,7 +140,10 @@ impl Machine {
         let id = self.next_id();
         let options = self.options();
         let producer = Producer {
-            seat: Seat::new(queue),
+            seat: Seat::new(Goal::Queue(queue.to_owned())),
+            queue: None,
+            home: false,
+            failed: None,
             name: name.to_owned(),
             session: None,
             opened: false,
@@ -165,7 +176,7 @@ impl Machine {
             return;
         }
         producer.completions.clear();
-        let waiting = producer.window.frames() > 0 && producer.seat.failed.is_none();
+        let waiting = producer.window.frames() > 0 && producer.failed.is_none();
         if !waiting {
             assert!(!producer.queued);
             let session = producer.session;
@@ -197,8 +208,7 @@ impl Machine {
     fn queue_producer(&mut self, id: u64) {
         let Some(producer) = self.producers.get_mut(&id) else { return };
         let Some(index) = producer.seat.link else { return };
-        let ready =
-            producer.session.is_some() && producer.seat.queue.is_some() && producer.seat.retry_at.is_none();
+        let ready = producer.session.is_some() && producer.home && producer.seat.retry_at.is_none();
         if ready && !producer.queued && producer.window.has_unsent() && self.links[index].is_up() {
             producer.queued = true;
             self.links[index].sendable.push_back(id);
@@ -224,7 +234,7 @@ impl Machine {
     /// Whether the producer is ready, or has failed; `None`: not yet known.
     pub(crate) fn producer_verdict(&self, id: u64) -> Option<Result<(), Error>> {
         let producer = self.producers.get(&id)?;
-        match &producer.seat.failed {
+        match &producer.failed {
             Some(error) => Some(Err(error.clone())),
             None => producer.is_ready().then_some(Ok(())),
         }
@@ -252,50 +262,27 @@ impl Machine {
         self.producers.values().map(|producer| producer.window.messages()).sum()
     }
 
+    /// A connection has come up: those without one may need it.
     pub(super) fn attach_producers(&mut self, index: usize, now: Instant) {
         let ids: Vec<u64> = self.producers.keys().copied().collect();
         for id in ids {
-            let moved = self.reroute_producer(id, now);
-            let here = |producer: &Producer| producer.seat.link == Some(index);
-            if moved || self.producers.get(&id).is_some_and(here) {
-                self.settle_in(id, now);
+            let Some(seat) = self.producers.get(&id).map(|producer| &producer.seat) else { continue };
+            let suits = seat.link.is_none() && self.suits(index, seat.search(&self.places));
+            if let Some(producer) = self.producers.get_mut(&id).filter(|_| suits) {
+                producer.seat.link = Some(index);
+                producer.seat.retry_at = None;
             }
+            self.advance_producer(id, now);
         }
     }
 
-    /// A producer whose link is down goes where the newest table says. Answers whether that is elsewhere.
-    fn reroute_producer(&mut self, id: u64, now: Instant) -> bool {
-        let Some(seat) = self.producers.get(&id).map(|producer| &producer.seat) else { return false };
-        let old = seat.link;
-        if old.is_some_and(|link| self.links[link].is_up()) {
-            return false;
-        }
-        let name = seat.name.clone();
-        let new = self.route(&name, now).or(old);
-        if let Some(producer) = self.producers.get_mut(&id) {
-            producer.seat.link = new;
-        }
-        new != old
-    }
-
-    /// On a new connection everything without an answer goes again.
-    fn resend(&mut self, id: u64) {
-        let Some(producer) = self.producers.get_mut(&id) else { return };
-        assert!(!producer.queued);
-        let publishes = producer.window.rewind();
-        if publishes > 0 {
-            let queue = producer.seat.name.clone();
-            self.event(Event::Resent { queue, publishes });
-        }
-        self.queue_producer(id);
-    }
-
-    pub(super) fn detach_producers(&mut self, index: usize, lost: &Error) {
+    pub(super) fn detach_producers(&mut self, index: usize, lost: &Error, now: Instant) {
         for producer in self.producers.values_mut().filter(|producer| producer.seat.link == Some(index)) {
-            producer.seat.asking = false;
-            producer.seat.hindrance = Some(lost.clone());
+            producer.home = false;
             producer.queued = false;
-            if producer.seat.failed.is_some() {
+            producer.window.rewind();
+            producer.seat.on_unseated(index, lost.clone(), now);
+            if producer.failed.is_some() {
                 // It will not be sent again; whether it is stored was on its way.
                 let Producer { window, completions, .. } = producer;
                 window.fail_all(|frame| complete(completions, frame, Err(lost.clone())));
@@ -304,57 +291,61 @@ impl Machine {
     }
 
     /// Takes the next step towards being ready, if there is one to take.
+    ///
+    /// The first question to a connection is always the queue's number, though it may be known: only a leader tells
+    /// it. So the window, which may be large, goes only where it is served, and counts there as tried. Refusals that
+    /// an earlier stay at the same connection has left on their way come before that answer.
     pub(super) fn advance_producer(&mut self, id: u64, now: Instant) {
         let Some(producer) = self.producers.get(&id) else { return };
-        let seat = &producer.seat;
-        if seat.failed.is_some() || seat.asking || seat.retry_at.is_some() {
+        if producer.failed.is_some() || !producer.seat.may_ask() {
             return;
         }
-        let Some(index) = seat.link else {
-            let name = seat.name.clone();
-            let link = self.route(&name, now);
-            if let Some(producer) = self.producers.get_mut(&id) {
-                producer.seat.link = link;
-            }
-            self.settle_in(id, now);
-            return;
-        };
-        if !self.links[index].is_up() || !self.links[index].has_room_for_requests() {
-            return;
-        }
-        let (queue, session) = (seat.queue, producer.session);
-        let (queue_name, name) = (seat.name.clone(), producer.name.clone());
-        if queue.is_none() {
-            self.open_queue(index, Pending::ProducerQueue { producer: id }, &queue_name);
-        } else if session.is_none() {
-            let pending = Pending::ProducerSession { producer: id };
-            self.links[index].request(pending, &OpenSession { queue: queue.unwrap_or(0), producer: &name });
-        } else {
+        let (link, search) = (producer.seat.link, producer.seat.search(&self.places));
+        let found = link.or_else(|| self.look(search, now));
+        let Some(producer) = self.producers.get_mut(&id) else { return };
+        producer.seat.link = found;
+        let Some(index) = found else { return producer.seat.on_nobody(now) };
+        let link = &mut self.links[index];
+        if producer.home && producer.session.is_some() {
             self.queue_producer(id);
             return;
         }
-        if let Some(producer) = self.producers.get_mut(&id) {
-            producer.seat.asking = true;
-        }
-    }
-
-    /// The producer has come to a link, or its link has come up.
-    fn settle_in(&mut self, id: u64, now: Instant) {
-        let Some(producer) = self.producers.get_mut(&id) else { return };
-        let Some(index) = producer.seat.link else { return };
-        if !self.links[index].is_up() {
+        if !link.has_room_for_requests() {
             return;
         }
-        producer.window.limit_frames(self.links[index].limits.inflight_frames_max);
-        producer.limits = self.links[index].limits;
-        self.resend(id);
-        self.advance_producer(id, now);
+        producer.seat.on_asked(now);
+        match producer.queue {
+            Some(queue) if producer.home => {
+                let pending = Pending::ProducerSession { producer: id };
+                link.request(pending, &OpenSession { queue, producer: &producer.name });
+            }
+            _ => {
+                let pending = Pending::ProducerQueue { producer: id };
+                link.request(pending, &OpenQueue { name: producer.seat.name() });
+            }
+        }
     }
 
-    pub(super) fn on_producer_queue(&mut self, id: u64, queue: u64, now: Instant) {
+    /// The shard leads the producer's group. Everything without an answer goes there, in order.
+    pub(super) fn on_producer_queue(&mut self, index: usize, id: u64, queue: u64, now: Instant) {
+        let limits = self.links[index].limits;
         let Some(producer) = self.producers.get_mut(&id) else { return };
-        producer.seat.on_progress();
-        producer.seat.queue = Some(queue);
+        if producer.home || !producer.seat.is_searching() {
+            // Somebody else has answered meanwhile.
+            return;
+        }
+        assert!(!producer.queued);
+        producer.seat.on_served_by(index);
+        producer.home = true;
+        producer.queue = Some(queue);
+        producer.limits = limits;
+        producer.window.limit_frames(limits.inflight_frames_max);
+        let publishes = producer.window.rewind();
+        let name = producer.seat.name().to_owned();
+        self.places.on_leader(self.places.resolve(&producer.seat.goal), index);
+        if publishes > 0 {
+            self.event(Event::Resent { queue: name, publishes });
+        }
         self.advance_producer(id, now);
     }
 
@@ -396,15 +387,27 @@ impl Machine {
     }
 
     /// The producer that has this session with the shard at the other end of this link.
+    ///
+    /// Groups number their sessions by themselves and put their ordinal into the number, so shard and number tell a
+    /// session from all others of the cluster, whichever node speaks of it. A receipt of a leader that the producer
+    /// has left is as true as the next one's: what is committed stays. It counts as far as the frames it speaks of
+    /// have been sent again; for those that have not been, the leader they are sent to says the same once more.
+    /// Refusals are another matter: they speak for their link only.
     fn producer_of(&self, index: usize, session: u64) -> Option<u64> {
-        let mut among = self.sessions.range((session, 0)..=(session, u64::MAX)).map(|(_, id)| *id);
-        among.find(|id| self.producers.get(id).is_some_and(|producer| producer.seat.link == Some(index)))
+        let among = || self.sessions.range((session, 0)..=(session, u64::MAX)).map(|(_, id)| *id);
+        let here = |id: &u64| self.producers.get(id).is_some_and(|p| p.seat.link == Some(index));
+        let shard = self.links[index].shard;
+        let same_shard = |id: &u64| {
+            let destination = self.producers.get(id).and_then(|p| self.places.resolve(&p.seat.goal));
+            matches!(destination, Some(Destination::Group(group)) if Some(group.shard) == shard)
+        };
+        among().find(here).or_else(|| among().find(same_shard))
     }
 
     pub(super) fn on_receipt(&mut self, index: usize, receipt: &protocol::Receipt, now: Instant) {
         let Some(id) = self.producer_of(index, receipt.session) else { return };
         let Some(producer) = self.producers.get_mut(&id) else { return };
-        producer.seat.hops = 0;
+        producer.seat.on_served();
         let Producer { window, completions, .. } = producer;
         window.answer(receipt.first_sequence, receipt.last_sequence, |frame| {
             let sequence = Sequence(frame.ticket);
@@ -433,22 +436,32 @@ impl Machine {
         // Late answers of a link that the producer has left, and to frames that will be sent again, say nothing new.
         let found = producer.window.find(refused.sequence).filter(|_| producer.seat.link == Some(index));
         let Some(tries) = found.map(|frame| frame.tries) else { return };
+        let unknown = |code| is_elsewhere(code) || (tries > 1 && matches!(code, Code::Busy | Code::DiskFull));
         match refused.code() {
+            // It would have to be asked again, and a producer that has failed asks no more.
+            code if unknown(code) && producer.failed.is_some() => {
+                let address = self.links[index].address.to_string();
+                let lost = Error::Lost { address, reason: refusal(refused).to_string() };
+                let Producer { window, completions, .. } = producer;
+                let sequence = refused.sequence;
+                window.answer(sequence, sequence, |frame| complete(completions, frame, Err(lost.clone())));
+                self.remove_if_left(id);
+            }
             // A shard that is not ready, or has no room, refuses before it looks whether an earlier try is stored.
             // Only asking again tells.
-            Code::Busy | Code::DiskFull if tries > 1 => self.pause_producer(id, refused.retry_after_ms, now),
-            Code::NotLeader | Code::WrongShard => self.move_producer(index, id, refused, now),
-            // The shard is going; the window goes to its successor.
-            Code::ShuttingDown => self.on_lost(index, refusal(refused).to_string(), now),
+            Code::Busy | Code::DiskFull if tries > 1 => self.pause_producer(id, refused, now),
+            // Nobody knows here what becomes of it: the leader does.
+            code if is_elsewhere(code) => self.move_producer(index, id, refused, now),
             Code::NoSuchSession => self.reopen_session(id, refused.sequence, now),
             code => {
                 let error = refusal(refused);
-                let Producer { window, completions, seat, .. } = producer;
+                let Producer { window, completions, .. } = producer;
                 let sequence = refused.sequence;
                 window.answer(sequence, sequence, |frame| complete(completions, frame, Err(error.clone())));
                 if code == Code::NoSuchQueue {
                     // Perhaps there is a new queue of that name.
-                    seat.queue = None;
+                    producer.queue = None;
+                    producer.home = false;
                     self.unqueue_producer(id, now);
                     self.advance_producer(id, now);
                 }
@@ -474,37 +487,37 @@ impl Machine {
         }
     }
 
-    /// Another shard or node serves this queue.
+    /// Another shard or node serves this queue: the whole window goes there.
+    ///
+    /// What this link has got so far stays there and is refused there, or was taken before. Nothing more is sent to
+    /// it, and what goes elsewhere starts with the first publish that has no answer; so each leader sees this
+    /// producer's publishes in their order.
     fn move_producer(&mut self, from: usize, id: u64, refused: &Refused<'_>, now: Instant) {
         self.unqueue_producer(id, now);
-        let target = self.redirect(from, refused, now);
         let Some(producer) = self.producers.get_mut(&id) else { return };
-        producer.seat.asking = false;
-        producer.seat.hindrance = Some(refusal(refused));
-        producer.seat.hops += 1;
-        match target {
-            Some(link) if producer.seat.hops <= HOPS_MAX => {
-                producer.seat.link = Some(link);
-                let queue = producer.seat.name.clone();
-                let address = self.links[link].address.to_string();
-                self.event(Event::Moved { queue, address });
-                self.settle_in(id, now);
-            }
-            _ => self.pause_producer(id, refused.retry_after_ms, now),
+        producer.home = false;
+        producer.window.rewind();
+        if self.on_elsewhere(from, SeatOf::Producer(id), refused, now) == Turn::Ask {
+            self.advance_producer(id, now);
         }
     }
 
-    /// Nobody knows better: look again later, where the table says.
-    fn pause_producer(&mut self, id: u64, retry_after_ms: u32, now: Instant) {
+    /// The leader has no room for it now: the same again later.
+    fn pause_producer(&mut self, id: u64, refused: &Refused<'_>, now: Instant) {
         self.unqueue_producer(id, now);
-        let Some(attempts) = self.producers.get(&id).map(|producer| producer.seat.attempts) else { return };
-        let pause = self.pause(attempts, retry_after_ms);
+        let Some(producer) = self.producers.get(&id) else { return };
+        let (attempts, home) = (producer.seat.attempts, producer.home);
+        let pause = match refused.code() {
+            Code::Busy if !home => self.pause_until_ready(attempts, refused.retry_after_ms),
+            _ => self.pause(attempts, refused.retry_after_ms),
+        };
         if let Some(producer) = self.producers.get_mut(&id) {
             let seat = &mut producer.seat;
             seat.asking = false;
             seat.attempts = attempts.saturating_add(1);
-            seat.hops = 0;
             seat.retry_at = Some(now + pause);
+            seat.hindrance = Some(refusal(refused));
+            producer.home = false;
             producer.window.rewind();
         }
     }
@@ -514,8 +527,7 @@ impl Machine {
         let due: Vec<u64> = self.producers.iter().filter(|(_, p)| due(p)).map(|(id, _)| *id).collect();
         for id in due {
             if let Some(producer) = self.producers.get_mut(&id) {
-                producer.seat.retry_at = None;
-                producer.seat.link = None;
+                producer.seat.on_retry();
             }
             self.advance_producer(id, now);
         }
@@ -532,7 +544,7 @@ impl Machine {
         if let Some(session) = producer.session.take() {
             self.sessions.remove(&(session.id, id));
         }
-        let queue = producer.seat.name.clone();
+        let queue = producer.seat.name().to_owned();
         self.event(Event::SessionReopened { queue });
         self.advance_producer(id, now);
     }
@@ -544,8 +556,8 @@ impl Machine {
         let Producer { window, completions, .. } = producer;
         window.fail_unsent(|frame| complete(completions, frame, Err(error.clone())));
         producer.seat.asking = false;
-        let (queue, reason) = (producer.seat.name.clone(), error.to_string());
-        producer.seat.failed = Some(error);
+        let (queue, reason) = (producer.seat.name().to_owned(), error.to_string());
+        producer.failed = Some(error);
         self.event(Event::Failed { queue, reason });
         self.remove_if_left(id);
     }
@@ -553,13 +565,14 @@ impl Machine {
     /// A step towards being ready was refused.
     pub(super) fn on_producer_refused(&mut self, index: usize, id: u64, refused: &Refused<'_>, now: Instant) {
         let Some(producer) = self.producers.get_mut(&id) else { return };
+        if producer.seat.link != Some(index) || !producer.seat.asking {
+            return;
+        }
         producer.seat.asking = false;
-        let error = refusal(refused);
-        producer.seat.hindrance = Some(error.clone());
         match refused.code() {
-            Code::NotLeader | Code::WrongShard => self.move_producer(index, id, refused, now),
-            code if code.is_retryable() => self.pause_producer(id, refused.retry_after_ms, now),
-            _ => self.fail_producer(id, error, now),
+            code if is_elsewhere(code) => self.move_producer(index, id, refused, now),
+            code if code.is_retryable() => self.pause_producer(id, refused, now),
+            _ => self.fail_producer(id, refusal(refused), now),
         }
     }
 }

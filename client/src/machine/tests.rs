@@ -2,28 +2,45 @@
 
 use ringmain_net::frame::{self, FRAME_BYTES_MAX};
 use ringmain_net::protocol::{
-    DeliveryHead, Kind, Outcome, Pong, QueueOpened, QueueSettings, Receipt, Request, SessionOpened,
-    Subscribed, Words,
+    ConsumerEnded, DeliveryHead, Kind, NodeAddress, Outcome, Pong, QueueOpened, QueueSettings, Receipt,
+    Request, SessionOpened, ShardAddress, Subscribed, Words,
 };
 
 use super::settler::{Lease, Settler};
 use super::*;
 use crate::message::Message;
 
-/// A machine, and the other end of its only connection, which sees whole frames.
+/// A machine, and the other ends of its connections, which see whole frames. Node `n` listens at port `7400 * n`.
 struct World {
     machine: Machine,
     now: Instant,
-    received: Vec<u8>,
+    received: BTreeMap<usize, Vec<u8>>,
     seen: Vec<(Kind, u64, Vec<u8>)>,
+    /// All requests ever seen, by link.
+    requests: Vec<(usize, Kind, u64)>,
+    /// The link that most calls here are about.
+    link: usize,
+    nodes: u32,
 }
 
 impl World {
     fn new() -> Self {
+        Self::of_nodes(1)
+    }
+
+    fn of_nodes(nodes: u32) -> Self {
         let options = Options { addresses: Address::parse_list("shard:7400").unwrap(), ..Options::default() };
         let now = Instant::now();
-        let mut world =
-            Self { machine: Machine::new(options, 1, now), now, received: Vec::new(), seen: Vec::new() };
+        let machine = Machine::new(options, 1, now);
+        let mut world = Self {
+            machine,
+            now,
+            received: BTreeMap::new(),
+            seen: Vec::new(),
+            requests: Vec::new(),
+            link: 0,
+            nodes,
+        };
         world.connect();
         world
     }
@@ -31,20 +48,42 @@ impl World {
     fn connect(&mut self) {
         self.now += Duration::from_secs(2);
         self.machine.on_time(self.now);
+        let dialled = self.dialled();
+        assert_eq!(dialled[0], (0, 7400));
+        self.welcome(0, 1);
+    }
+
+    /// The links to dial, and their ports.
+    fn dialled(&mut self) -> Vec<(usize, u16)> {
+        self.machine.on_time(self.now);
         while self.machine.poll_drop().is_some() {}
-        assert_eq!(self.machine.poll_dial(self.now).unwrap().0, 0);
-        self.machine.on_connected(0, self.now);
+        let Self { machine, now, .. } = self;
+        std::iter::from_fn(|| machine.poll_dial(*now))
+            .map(|(link, address, _)| (link, address.port))
+            .collect()
+    }
+
+    /// This link is connected, and this node welcomes us.
+    fn welcome(&mut self, link: usize, node: u32) {
+        self.link = link;
+        self.received.remove(&link);
+        self.machine.on_connected(link, self.now);
         self.send_all();
-        let shards = vec![ShardAddress { host: String::new(), port: 7400 }];
+        let shards = vec![ShardAddress { host: String::new(), port: node as u16 * 7400 }];
+        let address = |node: u32| NodeAddress { node, host: String::new(), port: node as u16 * 7400 };
+        let nodes = (1..=self.nodes).map(address).collect();
         let welcome = Welcome {
             protocol: 1,
             cluster: 1,
-            node: 1,
+            node,
+            incarnation: 1,
             shard: 0,
+            groups: 1,
             message_bytes_max: 1 << 20,
             frame_bytes_max: FRAME_BYTES_MAX,
             inflight_frames_max: 4096,
             shards,
+            nodes,
         };
         self.reply(1, &welcome);
     }
@@ -58,49 +97,77 @@ impl World {
     fn receive(&mut self, bytes: &[u8]) {
         // In the smallest pieces that a connection may deliver.
         for byte in bytes.chunks(7) {
-            self.machine.inbox(0)[..byte.len()].copy_from_slice(byte);
-            self.machine.on_received(0, byte.len(), self.now);
+            self.machine.inbox(self.link)[..byte.len()].copy_from_slice(byte);
+            self.machine.on_received(self.link, byte.len(), self.now);
         }
     }
 
     /// Takes at most so many bytes; answers how many there were.
     fn send(&mut self, limit: usize) -> usize {
         let mut slices = Slices::new();
-        self.machine.transmit(0, &mut slices);
+        self.machine.transmit(self.link, &mut slices);
+        let received = self.received.entry(self.link).or_default();
         let mut left = limit;
         let mut sent = 0;
         for slice in slices.as_slice() {
             let part = slice.len().min(left);
-            self.received.extend_from_slice(&slice[..part]);
+            received.extend_from_slice(&slice[..part]);
             left -= part;
             sent += part;
         }
-        self.machine.on_transmitted(0, sent);
+        self.machine.on_transmitted(self.link, sent);
         self.cut_frames();
         sent
     }
 
     fn send_all(&mut self) {
         while self.send(usize::MAX) > 0 {}
-        assert!(self.received.is_empty(), "a frame was not finished");
+        assert!(self.received.values().all(Vec::is_empty), "a frame was not finished");
     }
 
     fn cut_frames(&mut self) {
-        let received = std::mem::take(&mut self.received);
+        let received = self.received.remove(&self.link).unwrap_or_default();
         let mut rest = &received[..];
         while let Some(frame) = frame::split(rest, FRAME_BYTES_MAX).expect("frames arrive whole and unmixed")
         {
             Request::decode(&frame).unwrap();
             let kind = Kind::try_from(frame.kind).unwrap();
             self.seen.push((kind, frame.request, frame.body.to_vec()));
+            self.requests.push((self.link, kind, frame.request));
             rest = &rest[frame.bytes..];
         }
-        self.received = rest.to_vec();
+        self.received.insert(self.link, rest.to_vec());
     }
 
     /// The request number of the last frame of this kind.
     fn last(&self, kind: Kind) -> u64 {
         self.seen.iter().rev().find(|(seen, ..)| *seen == kind).expect("such a frame was sent").1
+    }
+
+    /// The shard says that it leads.
+    fn serve(&mut self) {
+        self.send_all();
+        let opened = QueueOpened { queue: 9, settings: QueueSettings::default() };
+        self.reply(self.last(Kind::OpenQueue), &opened);
+        self.send_all();
+    }
+
+    /// What was sent since the last look.
+    fn sent(&mut self) -> Vec<(Kind, Vec<u8>)> {
+        self.send_all();
+        self.seen.drain(..).map(|(kind, _, body)| (kind, body)).collect()
+    }
+
+    /// The numbers of all requests of this kind that were ever sent on this link.
+    fn all_of(&self, link: usize, kind: Kind) -> Vec<u64> {
+        let here = self.requests.iter().filter(|request| (request.0, request.1) == (link, kind));
+        here.map(|request| request.2).collect()
+    }
+
+    /// The same, after sending what there is on the link at hand.
+    fn sent_of(&mut self, kind: Kind) -> Vec<u64> {
+        self.send_all();
+        self.all_of(self.link, kind)
     }
 
     fn producer(&mut self, session: u64) -> u64 {
@@ -202,7 +269,7 @@ fn what_is_sent_again_is_the_same_byte_for_byte() {
     let first = world.seen.split_off(world.seen.len() - 2);
     world.machine.on_lost(0, "the test says so".to_owned(), world.now);
     world.connect();
-    world.send_all();
+    world.serve();
     assert_eq!(world.seen.split_off(world.seen.len() - 2), first);
     let receipt =
         Receipt { session: 11, first_sequence: 1, last_sequence: 2, flags: 1, ..Receipt::default() };
@@ -255,6 +322,15 @@ fn a_shard_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
         assert!(error.contains(reason), "{error}");
         world.connect();
         world.send_all();
+        let asked: Vec<u64> = world
+            .seen
+            .iter()
+            .rev()
+            .filter(|(kind, ..)| *kind == Kind::OpenQueue)
+            .map(|seen| seen.1)
+            .collect();
+        world.reply(asked[0], &QueueOpened { queue: 9, settings: QueueSettings::default() });
+        world.send_all();
         assert!(world.seen.iter().any(|(kind, _, body)| (*kind, &body[..]) == (Kind::Publish, b"x")));
     }
 }
@@ -296,4 +372,173 @@ fn events_are_kept_within_bounds() {
         world.machine.event(Event::Silent { address: "a:1".to_owned() });
     }
     assert_eq!(std::iter::from_fn(|| world.machine.poll_event()).count(), EVENTS_MAX);
+}
+
+/// A refusal of a publish of session 11, with where to go instead.
+fn refused(code: Code, sequence: u64, redirect_port: u16) -> Refused<'static> {
+    Refused { code: code as u16, session: 11, sequence, redirect_port, ..Refused::default() }
+}
+
+/// A world of two nodes whose producer has sent two publishes to the first, which refused the first of them.
+fn moving() -> (World, u64) {
+    let mut world = World::of_nodes(2);
+    let producer = world.producer(11);
+    world.offer(producer, b"one");
+    world.offer(producer, b"two");
+    world.sent();
+    world.reply(1, &refused(Code::NotLeader, 1, 2 * 7400));
+    assert_eq!(world.dialled(), [(1, 2 * 7400)]);
+    (world, producer)
+}
+
+#[test]
+fn the_window_goes_to_the_next_leader_once_that_says_so() {
+    let (mut world, _) = moving();
+    world.welcome(1, 2);
+    let asked = vec![(Kind::Hello, vec![]), (Kind::OpenQueue, vec![])];
+    assert_eq!(world.sent(), asked, "publishes wait for the answer");
+    world.link = 0;
+    assert_eq!(world.sent(), [], "and nothing goes to the old one");
+    world.link = 1;
+    world.machine.on_lost(1, "the test says so".to_owned(), world.now);
+    assert_eq!(world.dialled(), []);
+    world.link = 0;
+    world.serve();
+    assert_eq!(world.sent()[1..], [(Kind::Publish, b"one".to_vec()), (Kind::Publish, b"two".to_vec())]);
+}
+
+#[test]
+fn refusals_of_a_leader_that_was_left_say_nothing() {
+    let (mut world, producer) = moving();
+    world.welcome(1, 2);
+    world.serve();
+    world.link = 0;
+    world.reply(2, &refused(Code::NotLeader, 2, 0));
+    world.reply(2, &refused(Code::Full, 2, 0));
+    assert!(world.machine.poll_completion(producer).is_none());
+    world.sent();
+    world.link = 1;
+    assert_eq!(world.sent(), [], "nothing is sent a third time");
+}
+
+#[test]
+fn receipts_of_a_leader_that_was_left_are_true() {
+    let (mut world, producer) = moving();
+    let receipt = |first_sequence, last_sequence| Receipt {
+        session: 11,
+        first_sequence,
+        last_sequence,
+        ..Receipt::default()
+    };
+    // Before they are sent again it is the next leader's turn to say so.
+    world.reply(1, &receipt(1, 2));
+    assert!(world.machine.poll_completion(producer).is_none());
+    world.welcome(1, 2);
+    world.serve();
+    assert_eq!(world.sent().into_iter().filter(|(kind, _)| *kind == Kind::Publish).count(), 2);
+    world.link = 0;
+    world.reply(1, &receipt(1, 1));
+    assert_eq!(world.machine.poll_completion(producer).unwrap().sequence.0, 1);
+    world.link = 1;
+    world.reply(2, &Receipt { flags: 1, ..receipt(1, 2) });
+    assert_eq!(world.machine.poll_completion(producer).unwrap().sequence.0, 2, "and each comes once");
+    assert!(world.machine.poll_completion(producer).is_none());
+    assert!(world.machine.is_drained());
+}
+
+#[test]
+fn a_lost_leader_is_looked_for_everywhere_at_once() {
+    let mut world = World::of_nodes(3);
+    world.producer(11);
+    world.consumer();
+    world.machine.on_lost(0, "the test says so".to_owned(), world.now);
+    // The connection that ended had worked for a while, so it is among them.
+    world.now += Duration::from_millis(30);
+    let ports: BTreeSet<u16> = world.dialled().into_iter().map(|(_, port)| port).collect();
+    assert_eq!(ports, BTreeSet::from([7400, 2 * 7400, 3 * 7400]));
+}
+
+#[test]
+fn a_consumer_that_was_ended_subscribes_at_the_next_leader() {
+    let mut world = World::of_nodes(2);
+    let consumer = world.consumer();
+    let messages = [DeliveryHead::default()];
+    let words = ringmain_net::protocol::Delivery { consumer: 1, queue: 9, messages: &messages };
+    world.reply(0, &words);
+    let ended = ConsumerEnded { consumer: 1, code: Code::NotLeader as u16, detail: "" };
+    world.reply(0, &ended);
+    // What was on its way is void too.
+    world.reply(0, &words);
+    let state = world.machine.consumers.get_mut(&consumer).unwrap();
+    assert!(state.mailbox_mut().is_empty());
+    assert!(!state.is_ready());
+    assert_eq!(state.generation, 2);
+    world.sent();
+    assert_eq!(world.dialled(), [(1, 2 * 7400)]);
+    // The one that ended it is all there is, so it is asked again, and points to the other.
+    world.send_all();
+    let subscribe = world.last(Kind::Subscribe);
+    world.sent();
+    world.welcome(1, 2);
+    world.link = 0;
+    world.reply(subscribe, &Refused { session: 0, ..refused(Code::NotLeader, 0, 2 * 7400) });
+    world.link = 1;
+    assert_eq!(world.sent().pop(), Some((Kind::Subscribe, vec![])));
+}
+
+#[test]
+fn a_thread_that_was_away_gives_its_late_ping_the_same_time() {
+    let mut world = World::new();
+    let Options { ping_after, silence_max, .. } = *world.machine.options();
+    world.now += silence_max * 10;
+    world.machine.on_time(world.now);
+    world.now += silence_max.checked_sub(ping_after).unwrap() - TICK;
+    world.machine.on_time(world.now);
+    assert!(world.machine.links[0].is_up());
+    world.now += TICK;
+    world.machine.on_time(world.now);
+    assert!(!world.machine.links[0].is_up());
+}
+
+#[test]
+fn a_shard_that_says_nothing_is_passed_over_and_may_still_answer() {
+    let mut world = World::of_nodes(3);
+    let producer = world.producer(11);
+    let consumer = world.consumer();
+    world.machine.on_lost(0, "the test says so".to_owned(), world.now);
+    let dialled = world.dialled();
+    let [second, third] = [2, 3].map(|node| {
+        let port = |(_, port): &&(usize, u16)| *port == node as u16 * 7400;
+        let link = dialled.iter().find(port).unwrap().0;
+        world.welcome(link, node);
+        link
+    });
+    let asked = |world: &mut World, link: usize, kind: Kind| {
+        world.link = link;
+        world.sent_of(kind)
+    };
+    // One of the two is asked, says nothing, and so the other one is.
+    let first = asked(&mut world, second, Kind::OpenQueue);
+    assert!(asked(&mut world, third, Kind::OpenQueue).is_empty());
+    world.now += Duration::from_millis(100);
+    world.machine.on_time(world.now);
+    let then = asked(&mut world, third, Kind::OpenQueue);
+    assert_eq!((first.len(), then.len()), (1, 1));
+    // The first leads after all: its answer counts, and that of the other is news no more.
+    let opened = QueueOpened { queue: 9, settings: QueueSettings::default() };
+    world.link = second;
+    world.reply(first[0], &opened);
+    world.link = third;
+    world.reply(then[0], &Refused { session: 0, ..refused(Code::NotLeader, 0, 0) });
+    assert_eq!(world.machine.producers[&producer].seat.link, Some(second));
+    assert!(world.machine.producers[&producer].is_ready());
+    // Likewise the consumer, whose second subscription is given back.
+    let subscriptions = [second, third].map(|link| world.all_of(link, Kind::Subscribe));
+    for (link, requests) in [second, third].into_iter().zip(&subscriptions) {
+        world.link = link;
+        world.reply(requests[0], &Subscribed { consumer: 4 });
+    }
+    assert_eq!(world.machine.consumers[&consumer].seat.link, Some(second));
+    assert!(world.machine.consumers[&consumer].is_ready());
+    assert_eq!(asked(&mut world, third, Kind::Unsubscribe).len(), 1);
 }

@@ -1,9 +1,10 @@
 //! A shard made of one queue table and a thread per connection: it speaks the real frames, keeps the promises that a
-//! client relies on (once, order, leases), and misbehaves on request.
+//! client relies on (once, order, leases), and misbehaves on request. Several nodes share one table, as if it were
+//! replicated, and one of them leads.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "it is part of the tests, though not marked so")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,9 +13,10 @@ use std::time::Duration;
 
 use ringmain_net::frame::{self, FRAME_BYTES_MAX};
 use ringmain_net::protocol::{
-    Cluster, Code, Delivery, DeliveryHead, Done, Outcome, Pong, PublishView, QueueInfo, QueueList,
-    QueueOpened, QueueSettings, QueueShown, RECEIPT_DUPLICATE, Receipt, Refused, Request, SessionOpened,
-    SettleView, Settled, ShardAddress, Subscribed, Welcome, Words,
+    Cluster, Code, ConsumerEnded, Delivery, DeliveryHead, Done, GroupInfo, GroupsShown, MemberInfo,
+    NodeAddress, Outcome, Pong, PublishView, QueueInfo, QueueList, QueueOpened, QueueSettings, QueueShown,
+    RECEIPT_DUPLICATE, Receipt, Refused, Request, SessionOpened, SettleView, Settled, ShardAddress,
+    Subscribed, Welcome, Words,
 };
 use ringmain_net::route;
 
@@ -75,17 +77,34 @@ pub(crate) struct State {
     pub(crate) die_after_publish: bool,
     /// Read nothing and say nothing, while connections stay open.
     pub(crate) frozen: bool,
+    /// The same at these nodes only.
+    pub(crate) frozen_nodes: BTreeSet<u32>,
+    /// All nodes and their ports; empty where one is all.
+    pub(crate) nodes: Vec<(u32, u16)>,
+    /// Of `nodes`, who leads; `None`: an election.
+    pub(crate) leader: Option<u32>,
+    /// Whom the others say to lead, if that is not so.
+    pub(crate) rumour: Option<u32>,
+    /// Nodes that refuse everybody because they are no members any more.
+    pub(crate) removed: BTreeSet<u32>,
+    /// Requests refused because their node does not lead.
+    pub(crate) not_leader: u64,
+    /// Changes of members asked for: those to refuse as pending, and those done.
+    pub(crate) pending_changes: u32,
+    pub(crate) changes: Vec<(u32, u32, u32)>,
+    pub(crate) groups: u32,
     pub(crate) inflight_frames_max: u32,
     pub(crate) shards: Vec<u16>,
     pub(crate) shard: u32,
     pub(crate) cluster: u64,
-    stopped: bool,
-    streams: Vec<TcpStream>,
+    stopped: BTreeSet<u32>,
+    streams: Vec<(u32, TcpStream)>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Fake {
     pub(crate) port: u16,
+    pub(crate) node: u32,
     state: Arc<Mutex<State>>,
 }
 
@@ -103,60 +122,58 @@ impl Fake {
         listeners.into_iter().enumerate().map(start).collect()
     }
 
+    /// Nodes of one shard each, which share what they store. The first leads.
+    pub(crate) fn start_nodes(count: u32) -> Vec<Self> {
+        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let mut state = State::new(0, Vec::new());
+        state.nodes = (1..=count).zip(listeners.iter().map(port)).collect();
+        state.leader = Some(1);
+        let state = Arc::new(Mutex::new(state));
+        let start = |(node, listener)| Self::serve_with(listener, node, Arc::clone(&state));
+        (1..=count).zip(listeners).map(start).collect()
+    }
+
+    /// From now on this node leads.
+    pub(crate) fn lead(&self) {
+        let mut state = self.state();
+        state.leader = Some(self.node);
+        state.rumour = None;
+    }
+
     /// The same port again, with the queues and sessions of before.
     pub(crate) fn restart(&self) {
         let listener = bind_again(self.port);
-        self.state().stopped = false;
+        self.state().stopped.remove(&self.node);
         let fake = self.clone();
         thread::spawn(move || fake.accept(&listener));
     }
 
     /// Ends all connections, and takes no more.
     pub(crate) fn stop(&self) {
-        let mut state = self.state();
-        state.stopped = true;
-        for stream in state.streams.drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        drop(state);
+        self.state().stopped.insert(self.node);
+        self.cut();
         // The listener's thread notices with the next connection.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 
     /// Ends all connections.
     pub(crate) fn cut(&self) {
-        for stream in self.state().streams.drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.state().streams.retain(|(node, stream)| {
+            if *node == self.node {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            *node != self.node
+        });
     }
 
     fn serve(listener: TcpListener, shard: u32, shards: Vec<u16>) -> Self {
+        Self::serve_with(listener, 1, Arc::new(Mutex::new(State::new(shard, shards))))
+    }
+
+    fn serve_with(listener: TcpListener, node: u32, state: Arc<Mutex<State>>) -> Self {
         let port = listener.local_addr().unwrap().port();
-        let state = State {
-            queues: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            names: BTreeMap::new(),
-            next: 1,
-            connections: 0,
-            settle_frames: 0,
-            pings: 0,
-            duplicates: 0,
-            largest_read: 0,
-            publish_frames: 0,
-            refuse: VecDeque::new(),
-            unready: 0,
-            redirect: None,
-            cuts: VecDeque::new(),
-            die_after_publish: false,
-            frozen: false,
-            inflight_frames_max: 4096,
-            shards,
-            shard,
-            cluster: 77,
-            stopped: false,
-            streams: Vec::new(),
-        };
-        let fake = Self { port, state: Arc::new(Mutex::new(state)) };
+        let fake = Self { port, node, state };
         let server = fake.clone();
         thread::spawn(move || server.accept(&listener));
         fake
@@ -166,15 +183,15 @@ impl Fake {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
             let mut state = self.state();
-            if state.stopped {
+            if state.stopped.contains(&self.node) {
                 return;
             }
             state.connections += 1;
-            state.streams.push(stream.try_clone().unwrap());
+            state.streams.push((self.node, stream.try_clone().unwrap()));
             let cut = state.cuts.pop_front();
             drop(state);
-            let state = Arc::clone(&self.state);
-            thread::spawn(move || Connection::new(stream, state, cut).run());
+            let fake = self.clone();
+            thread::spawn(move || Connection::new(stream, fake, cut).run());
         }
     }
 
@@ -220,6 +237,59 @@ fn bind_again(port: u16) -> TcpListener {
 }
 
 impl State {
+    fn new(shard: u32, shards: Vec<u16>) -> Self {
+        Self {
+            queues: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            names: BTreeMap::new(),
+            next: 1,
+            connections: 0,
+            settle_frames: 0,
+            pings: 0,
+            duplicates: 0,
+            largest_read: 0,
+            publish_frames: 0,
+            refuse: VecDeque::new(),
+            unready: 0,
+            redirect: None,
+            cuts: VecDeque::new(),
+            die_after_publish: false,
+            frozen: false,
+            frozen_nodes: BTreeSet::new(),
+            nodes: Vec::new(),
+            leader: None,
+            rumour: None,
+            removed: BTreeSet::new(),
+            not_leader: 0,
+            pending_changes: 0,
+            changes: Vec::new(),
+            groups: 1,
+            inflight_frames_max: 4096,
+            shards,
+            shard,
+            cluster: 77,
+            stopped: BTreeSet::new(),
+            streams: Vec::new(),
+        }
+    }
+
+    fn leads(&self, node: u32) -> bool {
+        self.nodes.is_empty() || self.leader == Some(node)
+    }
+
+    /// Where a node sends those who look for the leader; 0: nowhere.
+    fn redirect_from(&self, node: u32) -> u16 {
+        let leader = self.rumour.or(self.leader).filter(|leader| *leader != node);
+        let port = self.nodes.iter().find(|(number, _)| Some(*number) == leader).map(|(_, port)| *port);
+        port.unwrap_or(0)
+    }
+
+    fn addresses(&self, port: u16) -> (Vec<ShardAddress>, Vec<NodeAddress>) {
+        let shards = if self.nodes.is_empty() { self.shards.clone() } else { vec![port] };
+        let node = |(node, port): &(u32, u16)| NodeAddress { node: *node, host: String::new(), port: *port };
+        (addresses(&shards), self.nodes.iter().map(node).collect())
+    }
+
     pub(crate) fn add_queue(&mut self, name: &str) {
         let number = self.next;
         self.next += 1;
@@ -232,6 +302,25 @@ impl State {
 
     fn queue(&mut self, number: u64) -> Option<&mut Queue> {
         self.queues.values_mut().find(|queue| queue.number == number)
+    }
+
+    fn groups_shown(&self, node: u32) -> GroupsShown {
+        let member = |(node, port): &(u32, u16)| MemberInfo {
+            node: *node,
+            incarnation: 5,
+            port: *port,
+            is_voter: true,
+            state: 1,
+            ..MemberInfo::default()
+        };
+        let group = GroupInfo {
+            group: self.shard * self.groups,
+            leader: self.leader.unwrap_or(0),
+            is_leader: self.leader == Some(node),
+            members: self.nodes.iter().map(member).collect(),
+            ..GroupInfo::default()
+        };
+        GroupsShown { node, incarnation: 5, shard: self.shard, groups: vec![group] }
     }
 
     fn info(&self, name: &str) -> QueueInfo {
@@ -283,29 +372,37 @@ struct Consumer {
 struct Connection {
     stream: TcpStream,
     state: Arc<Mutex<State>>,
+    /// Whose it is.
+    node: u32,
+    port: u16,
     cut: Option<(usize, bool)>,
     received: usize,
     dead: bool,
     inbox: Vec<u8>,
     out: Vec<u8>,
     consumers: BTreeMap<u32, Consumer>,
+    /// By session, the last publish that was refused because another node leads: see `is_behind_refused`.
+    refused: BTreeMap<u64, u64>,
     /// Receipts not sent yet: session, first, last, duplicate.
     receipts: Vec<(u64, u64, u64, bool)>,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, state: Arc<Mutex<State>>, cut: Option<(usize, bool)>) -> Self {
+    fn new(stream: TcpStream, fake: Fake, cut: Option<(usize, bool)>) -> Self {
         stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         stream.set_nodelay(true).unwrap();
         Self {
             stream,
-            state,
+            state: fake.state,
+            node: fake.node,
+            port: fake.port,
             cut,
             received: 0,
             dead: false,
             inbox: Vec::new(),
             out: Vec::new(),
             consumers: BTreeMap::new(),
+            refused: BTreeMap::new(),
             receipts: Vec::new(),
         }
     }
@@ -314,12 +411,7 @@ impl Connection {
         while self.turn() {}
         let _ = self.stream.shutdown(Shutdown::Both);
         let mut state = self.state.lock().unwrap();
-        for consumer in self.consumers.into_values() {
-            let Some(queue) = state.queue(consumer.queue) else { continue };
-            queue.consumers -= 1;
-            queue.in_flight -= consumer.leased.len();
-            consumer.leased.into_iter().for_each(|stored| queue.put_back(stored));
-        }
+        self.consumers.into_values().for_each(|consumer| return_leased(consumer, &mut state));
     }
 
     fn turn(&mut self) -> bool {
@@ -331,7 +423,7 @@ impl Connection {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => 0,
             Err(_) => return false,
         };
-        while self.state.lock().unwrap().frozen {
+        while self.is_frozen() {
             thread::park_timeout(Duration::from_millis(1));
         }
         self.received += bytes;
@@ -348,10 +440,65 @@ impl Connection {
             return false;
         }
         self.flush_receipts();
+        self.end_consumers();
         self.deliver();
         let sent = self.stream.write_all(&self.out).is_ok();
         self.out.clear();
         sent && !cut_now
+    }
+
+    fn is_frozen(&self) -> bool {
+        let state = self.state.lock().unwrap();
+        state.frozen || state.frozen_nodes.contains(&self.node)
+    }
+
+    /// A node that leads no more serves no consumers.
+    fn end_consumers(&mut self) {
+        let state = Arc::clone(&self.state);
+        let mut state = state.lock().unwrap();
+        if state.leads(self.node) {
+            return;
+        }
+        for (id, consumer) in std::mem::take(&mut self.consumers) {
+            return_leased(consumer, &mut state);
+            let ended =
+                ConsumerEnded { consumer: id, code: Code::NotLeader as u16, detail: "the test says so" };
+            self.reply(0, &ended);
+        }
+    }
+
+    /// Whether the request was refused because another node leads.
+    fn refused_as_follower(&mut self, number: u64, request: &Request<'_>, state: &mut State) -> bool {
+        let anywhere =
+            matches!(request, Request::Hello(_) | Request::Ping | Request::Metadata | Request::ShowGroups);
+        if anywhere || (state.leads(self.node) && !self.is_behind_refused(request)) {
+            return false;
+        }
+        state.not_leader += 1;
+        let mut refused = Refused {
+            code: Code::NotLeader as u16,
+            redirect_port: state.redirect_from(self.node),
+            ..Refused::default()
+        };
+        if let Request::Publish(publish) = request {
+            (refused.session, refused.sequence) = (publish.session, publish.sequence);
+            self.refused.insert(publish.session, publish.sequence);
+        }
+        self.reply(number, &refused);
+        true
+    }
+
+    /// Whether it was sent right behind a publish that was refused as not led here. It must not overtake that one,
+    /// though this node may lead again by now.
+    fn is_behind_refused(&mut self, request: &Request<'_>) -> bool {
+        let Request::Publish(publish) = request else { return false };
+        match self.refused.get(&publish.session) {
+            Some(refused) if refused + 1 == publish.sequence => true,
+            _ => {
+                self.refused.remove(&publish.session);
+                false
+            }
+        }
     }
 
     fn frames(&mut self) -> bool {
@@ -386,20 +533,30 @@ impl Connection {
     fn request(&mut self, number: u64, request: Request<'_>) {
         let state = Arc::clone(&self.state);
         let mut state = state.lock().unwrap();
+        if self.refused_as_follower(number, &request, &mut state) {
+            return;
+        }
         match request {
             Request::Hello(hello) if hello.cluster != 0 && hello.cluster != state.cluster => {
                 self.refuse(number, Code::WrongCluster);
             }
+            Request::Hello(_) if state.removed.contains(&self.node) => {
+                self.refuse(number, Code::Removed);
+            }
             Request::Hello(_) => {
+                let (shards, nodes) = state.addresses(self.port);
                 let welcome = Welcome {
                     protocol: 1,
                     cluster: state.cluster,
-                    node: 1,
+                    node: self.node,
+                    incarnation: 5,
                     shard: state.shard,
+                    groups: state.groups,
                     message_bytes_max: 1 << 20,
                     frame_bytes_max: FRAME_BYTES_MAX,
                     inflight_frames_max: state.inflight_frames_max,
-                    shards: addresses(&state.shards),
+                    shards,
+                    nodes,
                 };
                 self.reply(number, &welcome);
             }
@@ -407,10 +564,10 @@ impl Connection {
                 state.pings += 1;
                 self.reply(number, &Pong);
             }
-            Request::Metadata => {
-                let shards = addresses(&state.shards);
-                self.reply(number, &Cluster { cluster: state.cluster, node: 1, shard: state.shard, shards });
-            }
+            request @ (Request::Metadata
+            | Request::ShowGroups
+            | Request::MoveLeader(_)
+            | Request::ChangeMembers(_)) => self.cluster(number, &request, &mut state),
             Request::Publish(publish) => self.publish(number, &publish, &mut state),
             Request::Settle(settle) => self.settle(number, &settle, &mut state),
             Request::OpenSession(open) => {
@@ -430,14 +587,46 @@ impl Connection {
             }
             Request::Unsubscribe(unsubscribe) => {
                 if let Some(consumer) = self.consumers.remove(&unsubscribe.consumer) {
-                    let queue = state.queue(consumer.queue).unwrap();
-                    queue.consumers -= 1;
-                    queue.in_flight -= consumer.leased.len();
-                    consumer.leased.into_iter().for_each(|stored| queue.put_back(stored));
+                    return_leased(consumer, &mut state);
                 }
                 self.reply(number, &Done { index: 1, count: 0 });
             }
             request => self.admin(number, &request, &mut state),
+        }
+    }
+
+    fn cluster(&mut self, number: u64, request: &Request<'_>, state: &mut State) {
+        match request {
+            Request::Metadata => {
+                let (shards, nodes) = state.addresses(self.port);
+                let cluster = Cluster {
+                    cluster: state.cluster,
+                    node: self.node,
+                    incarnation: 5,
+                    shard: state.shard,
+                    groups: state.groups,
+                    shards,
+                    nodes,
+                };
+                self.reply(number, &cluster);
+            }
+            Request::ShowGroups => {
+                let shown = state.groups_shown(self.node);
+                self.reply(number, &shown);
+            }
+            Request::MoveLeader(words) => {
+                state.leader = Some(words.node);
+                self.reply(number, &Done { index: 1, count: 0 });
+            }
+            Request::ChangeMembers(_) if state.pending_changes > 0 => {
+                state.pending_changes -= 1;
+                self.refuse(number, Code::MembershipPending);
+            }
+            Request::ChangeMembers(words) => {
+                state.changes.push((words.group, words.add_node, words.remove_node));
+                self.reply(number, &Done { index: 1, count: 0 });
+            }
+            _ => self.refuse(number, Code::Unsupported),
         }
     }
 
@@ -449,7 +638,9 @@ impl Connection {
             Request::PurgeQueue(words) => words.name,
             Request::OpenQueue(words) => words.name,
             Request::ListQueues(words) => {
-                let names = state.queues.keys().filter(|name| name.as_str() > words.after);
+                let shards = state.shards.len().max(1) as u32;
+                let here = |name: &&String| route::group_of(name, shards, state.groups) == words.group;
+                let names = state.queues.keys().filter(|name| name.as_str() > words.after).filter(here);
                 let names: Vec<_> = names.take(words.limit.min(2) as usize + 1).cloned().collect();
                 let more = names.len() > words.limit.min(2) as usize;
                 let queues = names.iter().take(2).map(|name| state.info(name)).collect();
@@ -458,7 +649,7 @@ impl Connection {
             _ => return self.refuse(number, Code::Unsupported),
         };
         let target = state.redirect.as_ref().filter(|(queue, _)| queue == name).map(|(_, port)| *port);
-        let right = route::shard_of(name, state.shards.len() as u32);
+        let right = route::shard_of(name, state.shards.len().max(1) as u32);
         let elsewhere = (right != state.shard).then(|| state.shards[right as usize]);
         if let Some(redirect_port) = target.or(elsewhere) {
             let code = Code::WrongShard as u16;
@@ -620,6 +811,14 @@ impl Connection {
             consumer.leased.extend(messages);
         }
     }
+}
+
+/// What a consumer has not settled is ready again.
+fn return_leased(consumer: Consumer, state: &mut State) {
+    let Some(queue) = state.queue(consumer.queue) else { return };
+    queue.consumers -= 1;
+    queue.in_flight -= consumer.leased.len();
+    consumer.leased.into_iter().for_each(|stored| queue.put_back(stored));
 }
 
 fn head(stored: &Stored) -> DeliveryHead {

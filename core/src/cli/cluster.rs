@@ -23,7 +23,7 @@ pub(super) fn run(cluster: Cluster) -> Result<(), Failure> {
     let Connect { connect, output } = cluster.connect;
     match cluster.action {
         ClusterAction::Status => {
-            let ringmain_client::Cluster { cluster, node, shards } = link::dial(&connect)?.cluster()?;
+            let ringmain_client::Cluster { cluster, node, shards, .. } = link::dial(&connect)?.cluster()?;
             let nodes = vec![Node { node, shards }];
             show(output, &Status { cluster: format!("{cluster:#018x}"), nodes })
         }

@@ -79,8 +79,7 @@ impl Shard {
                 output.is_unfinished |= target.is_busy();
             }
             let Some(source) = &mut group.source else { continue };
-            let mut supply =
-                Supply { readback: &mut self.readback, reader: Reader::Transfer(ordinal) };
+            let mut supply = Supply { readback: &mut self.readback, reader: Reader::Transfer(ordinal) };
             match source.advance(&mut turn, &mut supply) {
                 Ok(read) => output.reads.extend(read),
                 Err(failure) => _ = output.failure.get_or_insert(failure),
@@ -107,10 +106,12 @@ impl Group {
                 Some(target) => target.on_part(part, bytes, turn),
                 None => return,
             },
-            PeerFrame::TransferPayloads { payloads, bytes } => match self.target_of(from, payloads.transfer) {
-                Some(target) => target.on_payloads(payloads, bytes, hard_state, turn),
-                None => return,
-            },
+            PeerFrame::TransferPayloads { payloads, bytes } => {
+                match self.target_of(from, payloads.transfer) {
+                    Some(target) => target.on_payloads(payloads, bytes, hard_state, turn),
+                    None => return,
+                }
+            }
             PeerFrame::TransferAborted(aborted) => {
                 if self.target_of(from, aborted.transfer).is_some()
                     && let Some(target) = self.target.take()
@@ -163,7 +164,8 @@ impl Group {
     }
 
     fn tend_transfers(&mut self, turn: &mut Turn<'_>) {
-        let is_over = self.target.as_ref().is_some_and(|target| target.is_overdue(turn.now) || self.is_leader());
+        let is_over =
+            self.target.as_ref().is_some_and(|target| target.is_overdue(turn.now) || self.is_leader());
         if is_over && let Some(target) = self.target.take() {
             target.abandon(turn, Some((PeerCode::Busy, "nothing came for too long")));
         }

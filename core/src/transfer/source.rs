@@ -11,7 +11,9 @@ use crate::member::node_of;
 use crate::readback::{ReadWindow, Readback, Reader};
 use crate::time::Time;
 use ringmain_net::frame;
-use ringmain_net::peer::{PeerCode, TransferAborted, TransferAck, TransferBegin, TransferPart, TransferPayloads};
+use ringmain_net::peer::{
+    PeerCode, TransferAborted, TransferAck, TransferBegin, TransferPart, TransferPayloads,
+};
 use ringmain_replication::Offer;
 use ringmain_wal::{GroupId, Index, Term};
 
@@ -211,7 +213,11 @@ impl Source {
 
     /// Collects messages for a frame until it is full or there are no more, or one of them must be read from disk: then
     /// `is_reading`, and the read to issue unless another reader has asked for the same.
-    fn collect(&mut self, turn: &mut Turn<'_>, supply: &mut Supply<'_>) -> Result<Option<ReadWindow>, Failure> {
+    fn collect(
+        &mut self,
+        turn: &mut Turn<'_>,
+        supply: &mut Supply<'_>,
+    ) -> Result<Option<ReadWindow>, Failure> {
         while let Some((queue, position, bytes)) = self.walk.peek() {
             let is_full = PAYLOADS_BYTES_MAX < self.collected.len() + bytes as usize;
             if is_full && self.collected_count > 0 {

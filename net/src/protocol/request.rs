@@ -85,6 +85,11 @@ pub struct OpenSession<'a> {
 
 /// Messages for one queue, stored wholly or not at all; answered by `Receipt` or `Refused`.
 ///
+/// Order across a change of leaders: once a shard has refused a publish with `NotLeader`, it refuses in the same way
+/// those of its session that follow on the same connection without a gap, though it may lead again meanwhile. The
+/// client sends the refused one and those behind it again, from the first without an answer, wherever `OpenQueue` is
+/// answered; if others had been taken in between, it could not be stored any more.
+///
 /// The body holds key, headers and payload of each message.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
 pub struct Publish<'a> {
