@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use ringmain_core::boot::Replay;
-use ringmain_core::config::{Bytes as Size, Limits};
+use ringmain_core::config::{self, Bytes as Size, Limits};
 use ringmain_core::connection::ConnectionId;
 use ringmain_core::failure::Failure;
+use ringmain_core::formation::{ClusterLayout, Founder, State as LayoutState};
 use ringmain_core::member::{Member, replica_id};
 use ringmain_core::shard::{Input, Output, Shard, ShardOptions};
 use ringmain_core::time::Time;
@@ -16,7 +17,7 @@ use ringmain_wal::{
 };
 
 use super::network::End;
-use super::{BEGIN, CLUSTER, Deed, Event, Plant, Run, SEGMENT_BYTES, member};
+use super::{BEGIN, CLUSTER, Deed, Event, PORT, Plant, Run, SEGMENT_BYTES, member};
 use crate::disk::{Disk, Faults, Place};
 use crate::rng::Rng;
 use crate::world::{MICROSECOND, MILLISECOND, SECOND};
@@ -122,6 +123,26 @@ pub(super) fn usual_faults(plant: Plant, rng: &mut Rng) -> Faults {
 
 fn identity(at: usize, incarnation: u32) -> Identity {
     Identity { cluster: CLUSTER, node: at as u32 + 1, shard: 0, incarnation }
+}
+
+/// What a node says of itself whose log was rotten, and which begins anew.
+fn layout(at: usize, machine: &Machine) -> ClusterLayout {
+    let founder = |member: &Member| Founder {
+        node: member.node,
+        incarnation: member.incarnation,
+        address: config::Address { host: member.address.host.clone(), port: PORT },
+    };
+    ClusterLayout {
+        cluster: CLUSTER,
+        node: at as u32 + 1,
+        incarnation: machine.incarnation + 1,
+        shards: 1,
+        groups: machine.options.groups.len() as u32,
+        segment_bytes: SEGMENT_BYTES,
+        state: LayoutState::Joining,
+        founders: machine.options.founders.iter().map(founder).collect(),
+        replaces: machine.incarnation,
+    }
 }
 
 struct Booted {
@@ -469,6 +490,11 @@ impl Run {
         }
         let rng = &mut self.world.rng;
         let machine = &mut self.machines[node];
+        machine.options.layout = None;
+        if machine.state == State::Rotten {
+            // The node notices, sets its log aside, and asks to be taken for another one.
+            machine.options.layout = Some(layout(node, machine));
+        }
         machine.incarnation += 1;
         let identity = identity(node, machine.incarnation);
         machine.options.identity = identity;

@@ -4,13 +4,13 @@
 
 use ringmain_core::connection::ConnectionId;
 use ringmain_core::peers::Dial;
-use ringmain_core::shard::{Input, Shard};
+use ringmain_core::shard::{GroupState, Input, Shard};
 use ringmain_net::frame::{self, FRAME_BYTES_MAX};
 use ringmain_net::protocol::Reply;
 
 use super::client::{Client, Context};
 use super::machine::State;
-use super::oracle::Speaker;
+use super::oracle::{Speaker, Standing};
 use super::{Deed, Event, Run, machine_at};
 use crate::rng::Rng;
 use crate::world::{MICROSECOND, MILLISECOND};
@@ -334,10 +334,13 @@ impl Run {
                 }
             }
         }
-        let terms: Vec<(u64, bool)> = (0..self.groups)
-            .filter_map(|group| self.state(node, group))
-            .map(|state| (state.term.0, state.is_serving))
-            .collect();
+        let standing = |state: GroupState| Standing {
+            term: state.term.0,
+            is_serving: state.is_serving,
+            applied: state.applied.0,
+        };
+        let terms: Vec<Standing> =
+            (0..self.groups).filter_map(|group| self.state(node, group)).map(standing).collect();
         let speaker = Speaker { now: self.now(node).0, terms: &terms };
         if !terms.is_empty() {
             self.lie(node, &mut spoken);

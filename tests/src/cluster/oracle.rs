@@ -52,8 +52,8 @@ struct Message {
     priority: u8,
     checksum: u32,
     stored: Stored,
-    /// Its receipt was given, in this term.
-    acknowledged: Option<u64>,
+    /// Its receipt was given: in this term, and it is applied at the latest with this index.
+    acknowledged: Option<(u64, u64)>,
     place: Option<Place>,
     /// The last term in which it was delivered.
     delivered: Option<u64>,
@@ -119,10 +119,17 @@ pub(super) struct Oracle {
     facts: Report,
 }
 
-/// Who speaks: the time on its clock, and by group the term and whether it serves.
+/// How a node is in a group.
+pub(super) struct Standing {
+    pub(super) term: u64,
+    pub(super) is_serving: bool,
+    pub(super) applied: u64,
+}
+
+/// Who speaks: the time on its clock, and how it is in each group.
 pub(super) struct Speaker<'a> {
     pub(super) now: u64,
-    pub(super) terms: &'a [(u64, bool)],
+    pub(super) terms: &'a [Standing],
 }
 
 struct Delivered {
@@ -340,8 +347,9 @@ impl Oracle {
                     let Some(ids) = ids else {
                         return Err(format!("honest: {receipt:?} is for what nobody published"));
                     };
-                    ids.into_iter()
-                        .try_for_each(|id| self.acknowledged(id, receipt.term, receipt.is_duplicate()))?;
+                    ids.into_iter().try_for_each(|id| {
+                        self.acknowledged(id, (receipt.term, receipt.index), receipt.is_duplicate())
+                    })?;
                 }
             }
             Reply::Settled(settled) => {
@@ -400,13 +408,12 @@ impl Oracle {
         Ok(())
     }
 
-    fn acknowledged(&mut self, id: u64, term: u64, is_duplicate: bool) -> Result<(), String> {
+    fn acknowledged(&mut self, id: u64, at: (u64, u64), is_duplicate: bool) -> Result<(), String> {
         self.is_stored(id)?;
         self.facts.acknowledged += 1;
         self.facts.duplicates += u64::from(is_duplicate);
         let message = self.messages.get_mut(&id).expect("it was just there");
-        let known = message.acknowledged.map_or(term, |known| known.min(term));
-        message.acknowledged = Some(known);
+        message.acknowledged = Some(message.acknowledged.map_or(at, |known| known.min(at)));
         if message.delivered.is_none() && !message.may_be_purged {
             self.queues[message.queue].waiting.entry(message.priority).or_default().insert(id);
         }
@@ -426,7 +433,7 @@ impl Oracle {
 
     fn delivered(&mut self, speaker: &Speaker<'_>, one: &Delivered) -> Result<(), String> {
         let Delivered { id, place, .. } = *one;
-        let (term, is_serving) = speaker.terms[group_of(place.queue)];
+        let Standing { term, is_serving, applied } = speaker.terms[group_of(place.queue)];
         if !is_serving {
             return Err(format!("alive: {place:?} is delivered by a node that does not lead in {term}"));
         }
@@ -473,7 +480,7 @@ impl Oracle {
         if is_first_of_term {
             self.check_order(place, term)?;
         }
-        self.check_priority(queue, place, term)
+        self.check_priority(queue, place, (term, applied))
     }
 
     fn check_order(&mut self, place: Place, term: u64) -> Result<(), String> {
@@ -485,7 +492,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn check_priority(&self, queue: usize, place: Place, term: u64) -> Result<(), String> {
+    fn check_priority(&self, queue: usize, place: Place, (term, applied): (u64, u64)) -> Result<(), String> {
         let queue = &self.queues[queue];
         if queue.is_purged {
             return Ok(());
@@ -493,7 +500,7 @@ impl Oracle {
         let above = queue.waiting.range(place.priority.saturating_add(1)..);
         let waits = above.flat_map(|(_, ids)| ids).find(|id| {
             let message = &self.messages[id];
-            message.acknowledged.is_some_and(|acknowledged| acknowledged <= term)
+            message.acknowledged.is_some_and(|known| known.0 <= term && known.1 <= applied)
         });
         match waits.filter(|_| place.priority < u8::MAX) {
             Some(id) => {
