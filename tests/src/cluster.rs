@@ -395,7 +395,7 @@ impl Run {
                         Some(format!("{:?} of {members:?}", self.state(node, group)?))
                     })
                     .collect();
-                format!("{}.{} {:?}: {groups:#?}", node + 1, machine.incarnation, machine.state)
+                format!("{}.{} {:?}: {groups:?}", node + 1, machine.incarnation, machine.state)
             })
             .collect();
         let goal: Vec<_> = self.goal.iter().map(|member| (member.node, member.incarnation)).collect();

@@ -94,7 +94,8 @@ impl Operator {
         let removes = stale.filter(|_| is_replaced || missing.is_none() || context.rng.one_in(2));
         let adds = missing.filter(|missing| {
             let is_in_the_way = info.members.iter().any(|member| member.node == missing.node);
-            removes.is_none() || (!is_in_the_way || is_replaced) && context.rng.one_in(2)
+            // To remove a node by its number alone could hit what has taken its place meanwhile.
+            removes.is_none() || is_replaced || !is_in_the_way && context.rng.one_in(2)
         });
         let change = ChangeMembers {
             group: info.group,

@@ -24,7 +24,7 @@ impl Stranger {
             shards: 1,
             groups: 3,
             to_node: context.rng.between(1, 5) as u32,
-            replaces: context.rng.below(3) as u32,
+            replaces: 0,
             host: "stranger",
             port: PORT,
         };
