@@ -453,7 +453,11 @@ impl Group {
         if !self.engine.is_leading() && self.is_leader() && term == self.replica.term() {
             self.led = term;
             self.balanced = turn.peers.up(node_of(self.preferred)).map(|up| up.since);
-            self.engine.lead(turn.now);
+            if self.is_alone() {
+                self.engine.lead(turn.now);
+            } else {
+                self.engine.succeed(turn.now);
+            }
         }
         Ok(())
     }

@@ -536,8 +536,8 @@ impl Shard {
 }
 
 impl Group {
-    /// Gives leadership to whoever has most of the log, because this node's disk stands still.
-    fn hand_over(&mut self) {
+    /// Gives leadership to whoever has most of the log, because this node's disk stands still or the node stops.
+    pub(crate) fn hand_over(&mut self) {
         if !self.is_leader() {
             return;
         }
