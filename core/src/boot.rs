@@ -228,6 +228,12 @@ impl GroupReplay {
     }
 
     fn on_part(&mut self, part: Part<'_>) -> Result<(), Failure> {
+        // Reading began behind entries of this group that only a later checkpoint knows, which the superblock names. Where
+        // no entry came after them, there was no gap to show that the one taken so far is too old.
+        if self.needs_checkpoint && part.part == 0 && self.next_index() <= part.applied {
+            self.await_checkpoint();
+            self.pending.clear();
+        }
         match &mut self.source {
             Source::Live(_) => return Ok(()),
             Source::AwaitingCheckpoint => {

@@ -253,7 +253,8 @@ impl Group {
             return;
         }
         // Leadership is being handed over: the batch goes when that has failed, and is abandoned when it has not.
-        if self.replica.is_transferring() {
+        // And if leadership was lost with the last tick, the batch is abandoned when that is looked at.
+        if self.replica.is_transferring() || !self.is_leader() {
             return;
         }
         let bytes = self.batch.seal();

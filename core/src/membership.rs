@@ -152,6 +152,11 @@ impl Group {
         let members = self.replica.members();
         let (mut voters, mut learners) = (members.voters, members.learners);
         let mut book = self.book.clone();
+        // The newcomer took the place of what its node was before: asked again, nothing is to be done.
+        let is_replaced = |node: u32| {
+            added.as_ref().is_some_and(|one| one.node == node && book.find(one.replica()).is_some())
+        };
+        let removed = removed.filter(|node| !is_replaced(*node));
         if let Some(node) = removed {
             let Some(replica) = book.find_node(node).map(Member::replica) else {
                 // It was removed already.

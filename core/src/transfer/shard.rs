@@ -181,7 +181,8 @@ impl Group {
             }
             return;
         }
-        if !self.is_serving() {
+        // A new leader may need the one that lacks entries for its majority, so it does not wait until it serves.
+        if !self.is_leader() {
             return;
         }
         let wanted = self.replica.checkpoint_wanted();
