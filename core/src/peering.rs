@@ -18,7 +18,7 @@ use bytes::Bytes;
 use ringmain_net::frame::Frame;
 use ringmain_net::peer::{
     self, EntryHead, MessageKind, PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerRefused, PeerWelcome,
-    ReplicateHead, ReplicateView, SnapshotHead,
+    Received, ReplicateHead, ReplicateView, SnapshotHead,
 };
 use ringmain_replication::{Entry, EntryKind, Index, Kind, Message, Plain, PlainSnapshot, Term};
 use ringmain_wal::{GroupId, Log, Sequence};
@@ -75,6 +75,20 @@ pub(crate) fn send(turn: &mut Turn<'_>, group: GroupId, message: &Message) -> bo
     let cluster = turn.cluster;
     turn.outbox.send_peer(up.connection, is_urgent, |out| encode(out, cluster, group, &plain));
     true
+}
+
+/// Tells the leader what this replica has in memory.
+pub(crate) fn send_received(
+    turn: &mut Turn<'_>,
+    group: GroupId,
+    (from, to): (u64, u64),
+    (term, index): (Term, Index),
+) {
+    if let Some(up) = turn.peers.up(node_of(to)) {
+        let words =
+            Received { cluster: turn.cluster, group: group.0, from, to, term: term.0, index: index.0 };
+        turn.outbox.send_urgent(up.connection, &words);
+    }
 }
 
 fn encode(out: &mut Vec<u8>, cluster: u64, group: GroupId, plain: &Plain) {
@@ -416,6 +430,7 @@ impl Shard {
             PeerFrame::PeerWelcome(_) => {}
             PeerFrame::Replicate(view) => self.on_replicate(now, (id, node), &view, output),
             PeerFrame::PeerRefused(refused) => self.on_refused(node, &refused, output),
+            PeerFrame::Received(received) => self.on_received_by(now, (id, node), &received),
             said if self.on_transfer(now, node, &said) => {}
             _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a frame that is not for now"),
         }
@@ -491,6 +506,26 @@ impl Shard {
         self.has_new_room = true;
     }
 
+    fn on_received_by(&mut self, now: Time, (id, node): (ConnectionId, u32), received: &Received) {
+        let is_ours =
+            received.cluster == self.options.identity.cluster && received.to == self.options.replica();
+        let is_theirs = self.peers.member(node).is_some_and(|member| member.replica() == received.from);
+        let group = self.options.ordinal(GroupId(received.group)).filter(|_| is_ours && is_theirs);
+        let Some(ordinal) = group else {
+            self.outbox.refuse_peer(id, PeerCode::Malformed, "what another replica has, or for another one");
+            return;
+        };
+        let mut turn = Turn {
+            now,
+            log: &mut self.log,
+            outbox: &mut self.outbox,
+            peers: &mut self.peers,
+            cluster: self.options.identity.cluster,
+        };
+        let (term, index) = (Term(received.term), Index(received.index));
+        self.groups[ordinal].on_received(received.from, term, index, &mut turn);
+    }
+
     /// The connection to a peer is over: the groups go back to probing where it stands.
     pub(crate) fn lost_peer(&mut self, node: u32) {
         let Some(replica) = self.peers.member(node).map(Member::replica) else { return };
@@ -501,8 +536,8 @@ impl Shard {
 }
 
 impl Group {
-    /// Gives leadership to whoever has most of the log, because this node's disk stands still.
-    fn hand_over(&mut self) {
+    /// Gives leadership to whoever has most of the log, because this node's disk stands still or the node stops.
+    pub(crate) fn hand_over(&mut self) {
         if !self.is_leader() {
             return;
         }

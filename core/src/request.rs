@@ -181,7 +181,8 @@ impl Shard {
                 return Flow::Done;
             }
         }
-        let published = Published { asked, number, flags: 0 };
+        let is_memory = group.engine.is_memory_queue(head.queue);
+        let published = Published { asked, number, flags: 0, is_memory };
         let duplicate = Published { flags: RECEIPT_DUPLICATE, ..published };
         match group.engine.admit_publish(&head) {
             Admission::Fresh => {

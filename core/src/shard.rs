@@ -226,6 +226,8 @@ pub struct Shard {
     superblock_counter: u64,
     tail_seen: Position,
     pub(crate) is_stopping: bool,
+    /// Leadership that nobody has taken until then ends with this node.
+    hand_over_until: Time,
 
     // Reused between inputs.
     wake: Vec<Reader>,
@@ -236,6 +238,8 @@ pub struct Shard {
 
 /// After this long without a write, the last durable record gets a successor that says it was durable.
 const VOUCH_AFTER_NS: u64 = 100_000_000;
+/// A node that stops waits so long for others to take over; they need a round trip.
+const HAND_OVER_NS: u64 = 500_000_000;
 
 impl Shard {
     pub(crate) fn new(options: ShardOptions, start: ShardStart) -> Self {
@@ -273,6 +277,7 @@ impl Shard {
             appended_at: None,
             superblock_counter: superblock.map_or(0, |superblock| superblock.counter),
             is_stopping: false,
+            hand_over_until: Time(0),
             wake: Vec::new(),
             kept: Vec::new(),
             runs: Vec::new(),
@@ -295,7 +300,7 @@ impl Shard {
             Input::Read { position, bytes } => self.on_read(position, bytes),
             Input::SuperblockWritten => self.checkpointer.on_superblock_written(&mut self.log),
             Input::Turn => self.on_turn(now, output),
-            Input::Stop => self.is_stopping = true,
+            Input::Stop => self.on_stop(now),
         }
     }
 
@@ -372,6 +377,18 @@ impl Shard {
         for paused in &self.paused {
             assert!(self.outbox.connection(*paused).is_none_or(|connection| connection.paused));
         }
+    }
+
+    /// Others take over what this node leads, so that nobody has to find out that it is gone.
+    fn on_stop(&mut self, now: Time) {
+        self.is_stopping = true;
+        self.hand_over_until = now.after_ns(HAND_OVER_NS);
+        self.groups.iter_mut().for_each(Group::hand_over);
+    }
+
+    /// This node leads a group that another one could lead.
+    fn leads_others(&self) -> bool {
+        self.groups.iter().any(|group| group.is_leader() && !group.is_alone())
     }
 
     fn on_opened(&mut self, now: Time, connection: ConnectionId) {
@@ -551,7 +568,7 @@ impl Shard {
             self.log.pin(window.position);
         }
         self.vouch(now);
-        if self.is_stopping && self.is_quiet() {
+        if self.is_stopping && self.is_quiet() && (self.hand_over_until <= now || !self.leads_others()) {
             self.say_goodbye();
             output.is_stopped = true;
         }
