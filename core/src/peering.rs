@@ -12,7 +12,7 @@ use crate::formation;
 use crate::group::{Group, Turn};
 use crate::member::{Book, Member, node_of, replica_id};
 use crate::peers::PEER_UNSENT_MAX;
-use crate::shard::{Output, Shard};
+use crate::shard::{Address, Output, Shard};
 use crate::time::Time;
 use bytes::Bytes;
 use ringmain_net::frame::Frame;
@@ -63,8 +63,7 @@ pub(crate) struct Replacement {
 /// Sends a message of the group's replica. False: the peer is not reached, or has too much to take already.
 pub(crate) fn send(turn: &mut Turn<'_>, group: GroupId, message: &Message) -> bool {
     let node = node_of(message.to);
-    let is_known = turn.peers.member(node).is_some_and(|member| member.replica() == message.to);
-    let Some(up) = turn.peers.up(node).filter(|_| is_known) else { return false };
+    let Some(up) = turn.peers.up(node).filter(|up| up.replica == message.to) else { return false };
     let Some(plain) = Plain::of(message) else { return true };
     let is_urgent = plain.entries.is_empty() && plain.snapshot.is_none();
     let unsent = turn.outbox.connection(up.connection).map_or(0, |connection| connection.unsent());
@@ -318,8 +317,10 @@ impl Shard {
             }
             return;
         }
+        let address = Address { host: hello.host.to_owned(), port: hello.port };
+        self.peers.meet(&Member { node: hello.node, incarnation: hello.incarnation, address });
         self.outbox.connections.greet_peer(id);
-        if let Some(before) = self.peers.came_up(hello.node, id, now) {
+        if let Some(before) = self.peers.came_up(replica_id(hello.node, hello.incarnation), id, now) {
             self.outbox.drop_connection(before);
         }
         let welcome = self.welcome();
@@ -387,7 +388,9 @@ impl Shard {
     fn stranger_refusal(&self, node: u32, incarnation: u32) -> Option<(PeerCode, String)> {
         let replica = replica_id(node, incarnation);
         let mut books = self.groups.iter().map(|group| &group.book);
-        if books.clone().any(|book| book.find(replica).is_some()) {
+        // Who is no member by its own books knows the cluster of long ago: whoever takes it for one knows better.
+        let is_newcomer = !books.clone().any(|book| book.find(self.options.replica()).is_some());
+        if is_newcomer || books.clone().any(|book| book.find(replica).is_some()) {
             return None;
         }
         if books.clone().any(|book| book.removed.contains(&replica)) {
@@ -456,7 +459,7 @@ impl Shard {
                 } else if let Some((code, detail)) = self.stranger_refusal(node, welcome.incarnation) {
                     self.outbox.refuse_peer(id, code, &detail);
                 } else {
-                    self.peers.came_up(node, id, now);
+                    self.peers.came_up(replica_id(node, welcome.incarnation), id, now);
                 }
             }
             PeerFrame::PeerRefused(refused) => {
@@ -486,7 +489,7 @@ impl Shard {
     ) {
         let head = &view.head;
         let is_ours = head.cluster == self.options.identity.cluster && head.to == self.options.replica();
-        let is_theirs = self.peers.member(node).is_some_and(|member| member.replica() == head.from);
+        let is_theirs = self.peers.up(node).is_some_and(|up| up.replica == head.from);
         let group = self.options.ordinal(GroupId(head.group)).filter(|_| is_ours && is_theirs);
         let (Some(ordinal), Some(message)) = (group, message(view)) else {
             let detail = "a message from another replica, or for another one";
@@ -509,7 +512,7 @@ impl Shard {
     fn on_received_by(&mut self, now: Time, (id, node): (ConnectionId, u32), received: &Received) {
         let is_ours =
             received.cluster == self.options.identity.cluster && received.to == self.options.replica();
-        let is_theirs = self.peers.member(node).is_some_and(|member| member.replica() == received.from);
+        let is_theirs = self.peers.up(node).is_some_and(|up| up.replica == received.from);
         let group = self.options.ordinal(GroupId(received.group)).filter(|_| is_ours && is_theirs);
         let Some(ordinal) = group else {
             self.outbox.refuse_peer(id, PeerCode::Malformed, "what another replica has, or for another one");
@@ -528,7 +531,7 @@ impl Shard {
 
     /// The connection to a peer is over: the groups go back to probing where it stands.
     pub(crate) fn lost_peer(&mut self, node: u32) {
-        let Some(replica) = self.peers.member(node).map(Member::replica) else { return };
+        let Some(replica) = self.peers.replica(node) else { return };
         for group in self.groups.iter_mut().filter(|group| group.is_leader()) {
             group.replica.report_unreachable(replica);
         }
