@@ -166,6 +166,8 @@ enum Deed {
     Accept(u64),
     /// The dial of a peer has come to its end.
     Dialled(usize),
+    /// Nobody knows this peer's host.
+    Unknown(u32),
 }
 
 struct Run {

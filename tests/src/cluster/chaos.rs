@@ -279,12 +279,7 @@ impl Run {
             }
         }
         self.crash(node, false)?;
-        self.boot(node)?;
-        if self.machines[node].state != State::Rotten {
-            // It does not matter to it; but it could to whoever is lost next.
-            self.machines[node].disk.heal();
-        }
-        Ok(())
+        self.boot(node)
     }
 
     /// Another number of members is wanted.

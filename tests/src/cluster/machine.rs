@@ -221,6 +221,9 @@ impl Run {
             Deed::Read(position, bytes) => self.read(node, position, bytes),
             Deed::Accept(pipe) => self.accept(node, pipe),
             Deed::Dialled(to) => self.dialled(node, to),
+            Deed::Unknown(peer) => {
+                self.input(node, Input::Dialled { node: peer, connection: None }).map(|_| ())
+            }
         }
     }
 
@@ -459,7 +462,11 @@ impl Run {
             let expected = boot(&sound, &machine.options, self.plant);
             let expected = expected.map_err(|why| format!("durable: a sound log is refused: {why}"))?;
             match found {
-                Ok(found) if found.last == expected.last => found,
+                // It does not matter to this one; but it could to whoever is lost next.
+                Ok(found) if found.last == expected.last => {
+                    machine.disk = sound;
+                    expected
+                }
                 // Nothing on the disk says that what is rotten was durable: somebody has to know it.
                 _ => {
                     machine.state = State::Rotten;

@@ -88,7 +88,9 @@ impl Run {
     }
 
     pub(super) fn dial(&mut self, node: usize, dial: &Dial) {
-        let to = machine_at(&dial.address.host).expect("peers are known by their hosts");
+        let Some(to) = machine_at(&dial.address.host) else {
+            return self.plan(node, MILLISECOND, Deed::Unknown(dial.node));
+        };
         assert_eq!(dial.node as usize, to + 1);
         let is_cut = self.is_cut(node, to) || self.is_cut(to, node);
         let delay = if is_cut { CONNECT_WITHIN } else { self.world.rng.skewed(400) * MICROSECOND };
