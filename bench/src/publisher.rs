@@ -26,6 +26,23 @@ impl Idle {
     }
 }
 
+/// How clients reach a node or a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    /// `HOST:PORT`, or several with commas between.
+    pub(crate) addresses: String,
+    /// Where their thread runs.
+    pub(crate) core: usize,
+    pub(crate) idle: Idle,
+}
+
+impl Access {
+    pub(crate) fn connect(&self) -> Result<Client> {
+        let builder = Client::builder().idle(self.idle.strategy()).window(WINDOW_PUBLISHES, WINDOW_BYTES);
+        builder.connect(&self.addresses).doing(|| format!("connecting to {}", self.addresses))
+    }
+}
+
 /// What is published: so many messages of so many bytes in one publish.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -65,9 +82,8 @@ impl Flow {
 
 impl Publisher {
     /// Connects, creates `queue` if it is not there, and opens a session.
-    pub(crate) fn connect(address: &str, queue: &str, shape: Shape, idle: Idle) -> Result<Self> {
-        let builder = Client::builder().idle(idle.strategy()).window(WINDOW_PUBLISHES, WINDOW_BYTES);
-        let client = builder.connect(address).doing(|| format!("connecting to {address}"))?;
+    pub(crate) fn connect(access: &Access, queue: &str, shape: Shape) -> Result<Self> {
+        let client = access.connect()?;
         let doing = || format!("opening the queue {queue}");
         client.create_queue(queue, &QueueSettings::default()).doing(doing)?;
         let producer = client.producer(queue).doing(doing)?;
