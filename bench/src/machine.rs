@@ -38,7 +38,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Chooses cores for data in `directory`. From here on this process' threads may be pinned.
     pub(crate) fn prepare(placement: &Placement, directory: &Path) -> Result<Self> {
-        let allowed = affinity::get_thread_affinity().doing(|| "asking for the allowed cores".to_owned())?;
+        let allowed = allowed_cores()?;
         let disk = Disk::below(directory);
         let cores = choose_cores(placement, &allowed, disk.interrupt_core)?;
         let keep_awake = if placement.keep_awake { Some(KeepAwake::start()?) } else { None };
@@ -70,6 +70,10 @@ impl Machine {
     pub(crate) fn facts(&self) -> Vec<(&'static str, String)> {
         self.facts.clone()
     }
+}
+
+pub(crate) fn allowed_cores() -> Result<Vec<usize>> {
+    affinity::get_thread_affinity().doing(|| "asking for the allowed cores".to_owned())
 }
 
 fn choose_cores(placement: &Placement, allowed: &[usize], interrupt_core: Option<usize>) -> Result<Cores> {

@@ -198,7 +198,7 @@ fn read_lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
 
 /// Runs `work` while this thread, and so each process it starts, is bound to some cores.
 fn with_affinity<T>(cores: &[usize], work: impl FnOnce() -> T) -> Result<T> {
-    let before = affinity::get_thread_affinity().doing(|| "asking for the allowed cores".to_owned())?;
+    let before = crate::machine::allowed_cores()?;
     affinity::set_thread_affinity(cores).doing(|| format!("binding a node to cores {cores:?}"))?;
     let result = work();
     affinity::set_thread_affinity(before).doing(|| "restoring the allowed cores".to_owned())?;

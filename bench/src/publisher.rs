@@ -58,13 +58,16 @@ const WINDOW_BYTES: usize = 32 << 20;
 const OFFERS_PER_POLL: usize = 64;
 
 /// A node that answers nothing for this long has failed.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 pub(crate) struct Publisher {
     client: Client,
     producer: Producer,
     messages: Vec<Message<'static>>,
     queue: String,
+
+    /// The queue's, known from the first receipt on.
+    group: Option<u32>,
 }
 
 /// What a saturated publisher achieved.
@@ -90,7 +93,12 @@ impl Publisher {
         // Each message has memory of its own, as a user's would.
         let message = |number: usize| Message::owned(vec![number as u8; shape.message_bytes]);
         let messages = (0..shape.batch).map(message).collect();
-        Ok(Self { client, producer, messages, queue: queue.to_owned() })
+        Ok(Self { client, producer, messages, queue: queue.to_owned(), group: None })
+    }
+
+    /// The group that its queue lives in, if there was a receipt yet.
+    pub(crate) fn group(&self) -> Option<u32> {
+        self.group
     }
 
     /// Publishes as fast as receipts allow for at least `duration`, and waits for all of them.
@@ -140,7 +148,10 @@ impl Publisher {
     fn poll(&mut self) -> Result<u64> {
         let (mut stored, mut refused) = (0, None);
         self.producer.poll(|Completion { result, .. }| match result {
-            Ok(_) => stored += 1,
+            Ok(receipt) => {
+                stored += 1;
+                self.group = Some(receipt.group);
+            }
             Err(error) => refused = Some(error),
         });
         match refused {

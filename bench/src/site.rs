@@ -24,7 +24,7 @@ pub(crate) struct Options {
 
     /// Start the node with --spin
     #[arg(long)]
-    spin: bool,
+    pub(crate) spin: bool,
 
     /// What the publishing thread does while it waits
     #[arg(long, value_enum, default_value_t = Idle::Park)]
@@ -38,6 +38,11 @@ impl Options {
     /// Where data of this process may lie; `what` tells it from other data of it.
     pub(crate) fn directory(&self, what: &str) -> PathBuf {
         self.data.join(format!("ringmain-bench-{}-{what}", std::process::id()))
+    }
+
+    /// How clients reach what listens at these addresses.
+    pub(crate) fn access(&self, addresses: String, cores: Cores) -> Access {
+        Access { addresses, core: cores.client, idle: self.idle }
     }
 
     pub(crate) fn server(&self) -> Result<PathBuf> {

@@ -79,6 +79,8 @@ pub(crate) fn measure(site: &Site, shape: Shape, duration: Duration) -> Result<T
 /// A flow, and what was seen right before and after it.
 pub(crate) struct Watched<T> {
     pub(crate) flow: Flow,
+    /// Where the queue lived.
+    pub(crate) group: Option<u32>,
     pub(crate) before: T,
     pub(crate) after: T,
 }
@@ -96,8 +98,9 @@ pub(crate) fn watch<T: Send>(
         let before = look()?;
         let flow = publisher.saturate(duration)?;
         let after = look()?;
+        let group = publisher.group();
         publisher.finish()?;
-        Ok(Watched { flow, before, after })
+        Ok(Watched { flow, group, before, after })
     })
 }
 
