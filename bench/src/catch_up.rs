@@ -2,6 +2,7 @@
 //! it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ringmain_client::{ClusterStatus, MemberState, QueueSettings};
@@ -44,14 +45,21 @@ struct Limits {
     loopback: f64,
 }
 
-#[derive(Copy, Clone, Debug)]
+#[derive(Clone, Debug)]
 struct Timing {
-    quiet_from: Instant,
-    quiet_until: Instant,
+    /// Before the follower was killed.
+    quiet: Range<Instant>,
     restarted_at: Instant,
     served_at: Instant,
     current_at: Instant,
     by_checkpoint: bool,
+}
+
+impl Timing {
+    /// From the start of the process on: reading its own log is a part of it.
+    fn catch_up(&self) -> Range<Instant> {
+        self.restarted_at..self.current_at
+    }
 }
 
 const STEADY_QUEUE: &str = "bench.steady";
@@ -65,10 +73,10 @@ pub(crate) fn measure(nodes: &mut Nodes, file: &ScratchFile, cores: Cores, plan:
     delete_queue(&access)?;
     Ok(CatchUp {
         missed_bytes: plan.missed_bytes,
-        timing,
         limits: measure_limits(file, cores)?,
-        before: record.latencies(timing.quiet_from..timing.quiet_until),
-        during: record.latencies(timing.restarted_at..timing.current_at),
+        before: record.latencies(|due_at| timing.quiet.contains(&due_at)),
+        during: record.latencies(|due_at| timing.catch_up().contains(&due_at)),
+        timing,
     })
 }
 
@@ -80,7 +88,7 @@ fn act(nodes: &mut Nodes, access: &Access, watch: &Watch, plan: Plan) -> Result<
         .ok_or_else(|| Error::new("choosing a follower", "there is no leader"))?;
     let quiet_from = Instant::now();
     std::thread::sleep(plan.before);
-    let quiet_until = Instant::now();
+    let quiet = quiet_from..Instant::now();
     nodes.kill(follower);
     publish_missed(access, plan.missed_bytes)?;
     let goal = nodes.wait_until(|status| goal(status, follower))?;
@@ -88,12 +96,12 @@ fn act(nodes: &mut Nodes, access: &Access, watch: &Watch, plan: Plan) -> Result<
     let served_at = restarted_at + nodes.restart(follower)?;
     let mut by_checkpoint = false;
     nodes.wait_until(|status| {
-        by_checkpoint |= gets_checkpoint(status, follower);
+        by_checkpoint |= gets_checkpoint(status, follower, group);
         has_reached(status, follower, &goal).then_some(())
     })?;
     let current_at = Instant::now();
     nodes.wait_until_settled()?;
-    Ok(Timing { quiet_from, quiet_until, restarted_at, served_at, current_at, by_checkpoint })
+    Ok(Timing { quiet, restarted_at, served_at, current_at, by_checkpoint })
 }
 
 /// Answers the group that it lives in.
@@ -151,18 +159,18 @@ fn has_reached(status: &ClusterStatus, follower: u32, goal: &BTreeMap<u32, u64>)
     })
 }
 
-fn gets_checkpoint(status: &ClusterStatus, follower: u32) -> bool {
-    let leaders = groups(status).filter_map(|group| leader(status, group));
-    leaders
-        .flat_map(|(_, group)| &group.members)
-        .any(|member| member.node == follower && member.state == MemberState::ReceivesCheckpoint)
+/// Whether this node is helped with a checkpoint, because the entries that it lacks are gone.
+fn gets_checkpoint(status: &ClusterStatus, follower: u32, group: u32) -> bool {
+    leader(status, group).is_some_and(|(_, seen)| {
+        let is_so = MemberState::ReceivesCheckpoint;
+        seen.members.iter().any(|member| member.node == follower && member.state == is_so)
+    })
 }
 
 impl CatchUp {
-    /// From the start of the process until it is current.
     fn bytes_per_second(&self) -> f64 {
-        let Timing { restarted_at, current_at, .. } = self.timing;
-        self.missed_bytes as f64 / (current_at - restarted_at).as_secs_f64()
+        let Range { start, end } = self.timing.catch_up();
+        self.missed_bytes as f64 / (end - start).as_secs_f64()
     }
 
     /// Of the least of what reads, writes and the network allow.
@@ -192,7 +200,7 @@ pub(crate) fn table(catch_up: &CatchUp) -> Table {
         ("of the least", "share"),
     ];
     let mut table = Table::new("catch_up", title, &columns);
-    let Timing { restarted_at, served_at, current_at, by_checkpoint, .. } = catch_up.timing;
+    let &Timing { restarted_at, served_at, current_at, by_checkpoint, .. } = &catch_up.timing;
     let Limits { read, write, loopback } = catch_up.limits;
     table.row(vec![
         Cell::Count(catch_up.missed_bytes >> 20),
@@ -251,7 +259,8 @@ mod tests {
         assert!(has_reached(&status, 2, &BTreeMap::from([(0, 10), (1, 10), (2, 9)])));
         assert!(!has_reached(&status, 2, &BTreeMap::from([(0, 11)])));
         status.nodes[0].groups[0].members[1].state = MemberState::ReceivesCheckpoint;
-        assert!(gets_checkpoint(&status, 2));
-        assert!(!gets_checkpoint(&status, 3));
+        assert!(gets_checkpoint(&status, 2, 0));
+        assert!(!gets_checkpoint(&status, 2, 1));
+        assert!(!gets_checkpoint(&status, 3, 0));
     }
 }

@@ -156,6 +156,7 @@ fn report(options: &Options, site: &Site, rounds: &[Round], once: &Once) -> Repo
     }
     if let Some(failovers) = &once.failovers {
         report.table(failover::table(failovers));
+        report.table(failover::publish_table(failovers));
         failover::errors_table(failovers).into_iter().for_each(|table| report.table(table));
     }
     if let Some(catch_up) = &once.catch_up {

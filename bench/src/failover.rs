@@ -1,20 +1,33 @@
 //! How long a publisher waits when the leader of its group dies: kill -9 of one node after the other, each time that the
 //! cluster is whole again, under a steady load.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use ringmain_client::ClusterStatus;
+
 use crate::error::{Error, Result};
-use crate::nodes::{Nodes, leader};
+use crate::latencies::Latencies;
+use crate::limit::{LATENCY_COLUMNS, latency_cells};
+use crate::nodes::{Nodes, SETTLED_AFTER, leader};
 use crate::steady::{self, Record, Steady, Watch};
 use crate::table::{Cell, Table};
 
 pub(crate) struct Failovers {
-    /// Of each: from the kill until the first receipt from another leader.
-    times: Vec<Duration>,
-    /// Of each: from the start of the killed node until it served.
-    starts: Vec<Duration>,
+    each: Vec<Failover>,
     rate: u64,
     record: Record,
+}
+
+/// What one kill led to.
+#[derive(Clone, Debug)]
+struct Failover {
+    /// From the kill until the first receipt from another leader.
+    pause: Range<Instant>,
+    /// From the start of the killed node until it served.
+    start: Duration,
+    /// From then on until all its groups had what they missed, and leaders stayed.
+    settle: Duration,
 }
 
 const QUEUE: &str = "bench.failover";
@@ -23,38 +36,57 @@ pub(crate) fn measure(nodes: &mut Nodes, steady: Steady, count: u64) -> Result<F
     assert!(count > 0);
     let access = nodes.access().clone();
     let steady = Steady { queue: QUEUE, ..steady };
-    let (measured, record) = steady::beside(&access, steady, |watch| {
+    let (each, record) = steady::beside(&access, steady, |watch| {
         let group = watch.wait("the first receipt", |record| record.group)?;
-        let mut measured = Vec::new();
+        let mut status = nodes.wait_until_settled()?;
+        let mut each = Vec::new();
         for number in 1..=count {
-            let (time, start) = fail_over(nodes, watch, group)?;
-            eprintln!("[{number}/{count}] failover after {} ms", time.as_millis());
-            measured.push((time, start));
+            let failover = fail_over(nodes, &mut status, watch, group)?;
+            eprintln!("[{number}/{count}] failover after {} ms", failover.pause().as_millis());
+            each.push(failover);
         }
-        nodes.wait_until_settled()?;
-        Ok(measured)
+        Ok(each)
     })?;
-    let (times, starts) = measured.into_iter().unzip();
-    Ok(Failovers { times, starts, rate: steady.rate, record })
+    Ok(Failovers { each, rate: steady.rate, record })
 }
 
-fn fail_over(nodes: &mut Nodes, watch: &Watch, group: u32) -> Result<(Duration, Duration)> {
-    let status = nodes.wait_until_settled()?;
+/// From one settled status of the cluster to the next.
+fn fail_over(nodes: &mut Nodes, status: &mut ClusterStatus, watch: &Watch, group: u32) -> Result<Failover> {
     let no_leader = || Error::new("failing over", format!("group {group} has no leader"));
-    let (id, term) = leader(&status, group).map(|(id, group)| (id, group.term)).ok_or_else(no_leader)?;
+    let (id, term) = leader(status, group).map(|(id, group)| (id, group.term)).ok_or_else(no_leader)?;
     let killed_at = Instant::now();
     nodes.kill(id);
     let resumed_at = watch.wait("another leader", |record| record.first_of_later_term(term))?;
+    if resumed_at < killed_at {
+        return Err(Error::new("failing over", "another leader had taken over before the kill"));
+    }
     let start = nodes.restart(id)?;
-    let time = resumed_at.checked_duration_since(killed_at);
-    let too_early = || Error::new("failing over", "another leader had taken over before the kill");
-    Ok((time.ok_or_else(too_early)?, start))
+    let served_at = Instant::now();
+    *status = nodes.wait_until_settled()?;
+    let settle = served_at.elapsed().saturating_sub(SETTLED_AFTER);
+    Ok(Failover { pause: killed_at..resumed_at, start, settle })
+}
+
+impl Failover {
+    fn pause(&self) -> Duration {
+        self.pause.end - self.pause.start
+    }
 }
 
 impl Failovers {
     /// In milliseconds: at most this long took the given share of them.
     pub(crate) fn quantile_ms(&self, share: f64) -> f64 {
-        quantile(&self.times, share).as_secs_f64() * 1e3
+        self.quantile(share, Failover::pause).as_secs_f64() * 1e3
+    }
+
+    fn quantile(&self, share: f64, of: impl Fn(&Failover) -> Duration) -> Duration {
+        quantile(&self.each.iter().map(of).collect::<Vec<_>>(), share)
+    }
+
+    /// Of the publishes that were due while there was a leader.
+    fn latencies_between(&self) -> Latencies {
+        let is_between = |due_at| !self.each.iter().any(|failover| failover.pause.contains(&due_at));
+        self.record.latencies(is_between)
     }
 }
 
@@ -68,7 +100,7 @@ fn quantile(times: &[Duration], share: f64) -> Duration {
 }
 
 pub(crate) fn table(failovers: &Failovers) -> Table {
-    let Failovers { times, starts, rate, record } = failovers;
+    let Failovers { each, rate, record } = failovers;
     let title = format!(
         "failover: kill -9 of the leader at {rate} publishes/s, until the first receipt from another; milliseconds"
     );
@@ -78,24 +110,41 @@ pub(crate) fn table(failovers: &Failovers) -> Table {
         ("median", "median_ms"),
         ("p99", "p99_ms"),
         ("max", "max_ms"),
-        ("start median", "start_median_ms"),
+        ("restart median", "restart_median_ms"),
+        ("settled median", "settled_median_ms"),
+        ("settled max", "settled_max_ms"),
         ("acknowledged", "acknowledged"),
         ("stored", "stored"),
         ("errors", "errors"),
     ];
     let mut table = Table::new("failover", title, &columns);
-    let milliseconds = |times: &[Duration], share| Cell::Number(quantile(times, share).as_secs_f64() * 1e3);
+    let milliseconds = |share, of: fn(&Failover) -> Duration| {
+        Cell::Number(failovers.quantile(share, of).as_secs_f64() * 1e3)
+    };
     table.row(vec![
-        Cell::Count(times.len() as u64),
-        milliseconds(times, 0.0),
-        milliseconds(times, 0.5),
-        milliseconds(times, 0.99),
-        milliseconds(times, 1.0),
-        milliseconds(starts, 0.5),
+        Cell::Count(each.len() as u64),
+        milliseconds(0.0, Failover::pause),
+        milliseconds(0.5, Failover::pause),
+        milliseconds(0.99, Failover::pause),
+        milliseconds(1.0, Failover::pause),
+        milliseconds(0.5, |failover| failover.start),
+        milliseconds(0.5, |failover| failover.settle),
+        milliseconds(1.0, |failover| failover.settle),
         Cell::Count(record.acknowledged.len() as u64),
         Cell::Count(record.stored),
         Cell::Count(record.errors.values().sum()),
     ]);
+    table
+}
+
+pub(crate) fn publish_table(failovers: &Failovers) -> Table {
+    let title = "publishes of that load that were due between the failovers, while killed nodes came back";
+    let columns = [&[("publishes", "publishes")][..], &LATENCY_COLUMNS].concat();
+    let mut table = Table::new("failover_publish", title, &columns);
+    let latencies = failovers.latencies_between();
+    let mut row = vec![Cell::Count(latencies.count())];
+    row.extend(latency_cells(&latencies));
+    table.row(row);
     table
 }
 

@@ -30,7 +30,7 @@ pub(crate) enum Spread {
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A node that has come back may take over what it should lead: that is awaited.
-const SETTLED_AFTER: Duration = Duration::from_millis(500);
+pub(crate) const SETTLED_AFTER: Duration = Duration::from_millis(500);
 
 /// Between two looks at the cluster while something is waited for.
 const LOOK_EACH: Duration = Duration::from_millis(10);
