@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ringmain_core::config::{Address, Bytes, Peer, Period};
+use ringmain_core::config::{Address, Bytes, NODES_MAX, Peer, Period};
 
 /// The longest demo. Its ledger remembers every message to find duplicates: 3,600 s × 3,000/s × 24 B = 260 MB.
 const DEMO_SECONDS_MAX: u64 = 3_600;
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Watch a broker carry this host's telemetry, be killed halfway, and lose nothing
+    /// Watch a cluster carry this host's telemetry, lose its leader halfway, and lose nothing
     Demo(Demo),
     /// Run a node
     Server(Server),
@@ -74,10 +74,10 @@ pub(crate) struct Demo {
     /// How long messages are produced
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u64).range(4..=DEMO_SECONDS_MAX))]
     pub(crate) seconds: u64,
-    /// Nodes of the cluster; one for now
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=9))]
-    pub(crate) nodes: Option<u32>,
-    /// Shards of the broker; default: one for every core
+    /// Nodes of the cluster; with fewer than three it stands still while one is away
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=NODES_MAX as i64))]
+    pub(crate) nodes: u32,
+    /// Shards of each node; default: as the cores of this machine allow
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) shards: Option<u32>,
     /// Keep the broker's data in this directory, which must be empty or an earlier demo's; default: a temporary one
