@@ -245,19 +245,25 @@ pub(crate) struct Cluster {
 
 #[derive(Subcommand)]
 pub(crate) enum ClusterAction {
-    /// Show the nodes and shards of the cluster
-    Status,
-    /// Hand leadership to another node
+    /// Show who leads what, and how far every node is
+    Status {
+        /// A line for each group, however many there are
+        #[arg(long)]
+        groups: bool,
+    },
+    /// Make a node the leader of a group
     Transfer {
+        #[arg(value_name = "GROUP")]
+        group: u32,
         #[arg(value_name = "NODE")]
         node: u32,
     },
-    /// Add a node
+    /// Add a node, which runs already and waits for it, to every group
     Add {
-        #[arg(value_name = "ID=HOST:PORT")]
+        #[arg(value_name = "NODE=HOST:PORT")]
         node: Peer,
     },
-    /// Remove a node
+    /// Take a node out of every group
     Remove {
         #[arg(value_name = "NODE")]
         node: u32,
@@ -319,6 +325,8 @@ mod tests {
             "ringmain consume q --count 0",
             "ringmain demo --seconds 1",
             "ringmain cluster add 1",
+            "ringmain cluster transfer 3",
+            "ringmain demo --nodes 8",
             "ringmain queue list --connect nowhere",
         ] {
             assert_eq!(parse(line).err().map(|error| error.exit_code()), Some(2), "{line}");
@@ -337,7 +345,10 @@ mod tests {
             "ringmain queue list --connect h:1,i:2",
             "ringmain publish q --file f --priority 9 --ttl 1s --delay 1s --key k --header a=b --header c=d",
             "ringmain consume q --count 5 --follow --no-ack --output json",
-            "ringmain cluster status",
+            "ringmain cluster status --groups --output json",
+            "ringmain cluster transfer 3 2",
+            "ringmain cluster add 4=h:7411",
+            "ringmain cluster remove 4 --connect h:1",
             "ringmain wal verify d --output json",
             "ringmain completions zsh",
         ] {

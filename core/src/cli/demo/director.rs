@@ -130,7 +130,8 @@ impl<'a> Director<'a> {
                 self.ordered -= 1;
                 self.ledger.on_gone(at);
             }
-            Happening::Restarted { at } => self.on_restarted(at, screen),
+            Happening::Restarting { at } => self.on_restarting(at, screen),
+            Happening::Restarted { at } => self.on_restarted(at),
             Happening::Counted(counts) => self.counts = counts,
             Happening::Standing(standing) => self.on_standing(standing, screen),
             Happening::ProducerEnded => self.producers -= 1,
@@ -146,11 +147,14 @@ impl<'a> Director<'a> {
         screen.note(at, &format!("node {node}, which leads {}, is killed", queues.join(", ")));
     }
 
-    fn on_restarted(&mut self, at: u64, screen: &mut Screen) {
-        self.ordered -= 1;
+    fn on_restarting(&mut self, at: u64, screen: &mut Screen) {
         self.ledger.on_restarted(at);
         let node = self.ledger.outage().map_or(0, |outage| outage.node);
         screen.note(at, &format!("node {node} is started again on the same data"));
+    }
+
+    fn on_restarted(&mut self, at: u64) {
+        self.ordered -= 1;
         if self.standing.nodes.len() == 1 {
             // Its own log is all there is to catch up with.
             self.ledger.on_current(at);

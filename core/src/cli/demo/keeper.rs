@@ -130,6 +130,7 @@ impl Keeper {
 
     fn restart(&mut self, stage: &Stage, place: usize) -> Result<(), Failure> {
         let config = &self.configs[place];
+        stage.tell(Happening::Restarting { at: stage.now() });
         let started = thread::scope(|scope| {
             let starting = scope.spawn(|| {
                 take_cores(config);

@@ -25,7 +25,11 @@ pub(super) enum Happening {
     Gone {
         at: u64,
     },
-    /// It runs again, on the same data.
+    /// It is started again, on the same data.
+    Restarting {
+        at: u64,
+    },
+    /// It serves again.
     Restarted {
         at: u64,
     },

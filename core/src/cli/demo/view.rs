@@ -386,7 +386,7 @@ pub(super) fn table(verdict: &Verdict, colours: bool) -> String {
     row(
         "redelivered",
         grouped(verdict.redelivered),
-        &paint.dim("the same message again, after its lease ended"),
+        &paint.dim("again, after its lease or its leader ended"),
     );
     if verdict.retried > 0 {
         row(
@@ -435,20 +435,15 @@ fn outage_rows(verdict: &Verdict, row: &mut impl FnMut(&str, String, &str), pain
     let mark = |milliseconds, remark: String| {
         if missing(milliseconds) { format!("{} {remark}", paint.red("✗")) } else { paint.dim(&remark) }
     };
-    let (led, back) = if verdict.nodes == 1 {
-        (
-            "from the kill to the next acknowledgement".to_owned(),
-            "until the broker had read its log".to_owned(),
-        )
+    let failover = if verdict.nodes == 1 {
+        "from the kill to the next acknowledgement".to_owned()
     } else {
-        (
-            format!("from the kill of node {node} to an acknowledgement in each queue it led"),
-            format!("from the restart of node {node} until it had everything again"),
-        )
+        format!("until what node {node} led was acknowledged again")
     };
-    row("failover", told(verdict.failover_ms), &mark(verdict.failover_ms, led));
+    row("failover", told(verdict.failover_ms), &mark(verdict.failover_ms, failover));
     if verdict.nodes > 1 {
-        row("catch-up", told(verdict.catch_up_ms), &mark(verdict.catch_up_ms, back));
+        let catch_up = format!("from the start of node {node} until it was current");
+        row("catch-up", told(verdict.catch_up_ms), &mark(verdict.catch_up_ms, catch_up));
     }
 }
 

@@ -57,7 +57,7 @@ fn since(from: u64, now: u64) -> String {
 
 fn catching_up(standing: &NodeStanding, since: String, paint: Paint) -> String {
     match standing.reach {
-        Reach::Unknown | Reach::Current => paint.with("33", &format!("back {since}")),
+        Reach::Unknown | Reach::Current => paint.with("33", &format!("starts {since}")),
         reached @ (Reach::Behind(_) | Reach::ReceivesCheckpoint) => reach(reached, paint),
     }
 }
