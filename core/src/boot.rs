@@ -25,6 +25,7 @@ use crate::transfer::INSTALL_COMMIT;
 use bytes::Bytes;
 use ringmain_replication::{Entry, EntryKind, Restored};
 use ringmain_wal::{GroupId, HardState, Index, RecordKind, RecordView, Recovered, Sequence, Term};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 
 pub struct Replay {
@@ -181,6 +182,17 @@ impl Replay {
     }
 }
 
+/// What holds after both. A part of a checkpoint says what was promised when its image was taken, and may be written
+/// behind what was promised since: a vote that was given stays given.
+fn latest(known: HardState, said: HardState) -> HardState {
+    let vote = match said.term.cmp(&known.term) {
+        Ordering::Less => known.vote,
+        Ordering::Equal => known.vote.max(said.vote),
+        Ordering::Greater => said.vote,
+    };
+    HardState { term: known.term.max(said.term), vote, commit: known.commit.max(said.commit) }
+}
+
 impl GroupReplay {
     fn on_entry(&mut self, entry: Entry, place: Place) -> Result<(), Failure> {
         let next = self.next_index();
@@ -211,7 +223,8 @@ impl GroupReplay {
 
     /// A record says how far the log is committed: apply so far, once the state is there to apply to.
     fn on_hard_state(&mut self, hard_state: HardState) -> Result<(), Failure> {
-        self.hard_state = hard_state;
+        self.hard_state = latest(self.hard_state, hard_state);
+        let hard_state = self.hard_state;
         let Source::Live(engine) = &mut self.source else { return Ok(()) };
         while let Some((entry, place)) = self.pending.front() {
             // A change of membership is applied by the consensus engine, and all behind it after it.
@@ -228,6 +241,12 @@ impl GroupReplay {
     }
 
     fn on_part(&mut self, part: Part<'_>) -> Result<(), Failure> {
+        // Reading began behind entries of this group that only a later checkpoint knows, which the superblock names. Where
+        // no entry came after them, there was no gap to show that the one taken so far is too old.
+        if self.needs_checkpoint && part.part == 0 && self.next_index() <= part.applied {
+            self.await_checkpoint();
+            self.pending.clear();
+        }
         match &mut self.source {
             Source::Live(_) => return Ok(()),
             Source::AwaitingCheckpoint => {
@@ -302,7 +321,16 @@ impl GroupReplay {
     /// The state that was staged took the place of the one before.
     fn install(&mut self, transfer: u64, applied: (Index, Term)) -> Result<(), Failure> {
         let staged = self.staged.take().filter(|staged| staged.is_whole && staged.transfer == transfer);
-        let staged = staged.ok_or(Failure::Replay { why: "a checkpoint was installed that is not there" })?;
+        let Some(staged) = staged else {
+            if !self.needs_checkpoint {
+                return Err(Failure::Replay { why: "a checkpoint was installed that is not there" });
+            }
+            // Reading began behind its parts, where another group needs it: the checkpoint that the superblock names
+            // comes later, and knows what was installed.
+            self.await_checkpoint();
+            self.pending.clear();
+            return Ok(());
+        };
         let engine = staged.restore.finish()?;
         if engine.applied() != applied {
             return Err(Failure::Replay { why: "a checkpoint was installed that is of another index" });

@@ -15,6 +15,8 @@ pub use crate::queue::consumer::ConnectionId;
 pub const OUTGOING_BYTES_MAX: usize = 1 << 20;
 /// Of a peer's frames, handed to the kernel at once; a single larger frame goes whole.
 const PEER_TAKE_BYTES: usize = 256 << 10;
+/// Sessions of one connection: more producers than this share no connection.
+const REFUSED_MAX: usize = 4096;
 
 /// How far the handshake has come.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -29,6 +31,9 @@ pub(crate) enum Stage {
 
 pub(crate) struct Connection {
     pub(crate) stage: Stage,
+    /// Sessions of which a publish was refused because another node leads, and the sequence behind it: what follows
+    /// without a gap must be refused too, or it would overtake.
+    refused: BTreeMap<u64, u64>,
     /// Frames not yet taken by the runtime.
     pub(crate) outgoing: Vec<u8>,
     /// Of a peer: frames that go before those in `outgoing`.
@@ -51,6 +56,23 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn unsent(&self) -> usize {
         self.outgoing.len() - self.taken + self.urgent.len() + self.handed
+    }
+
+    /// A publish of this session was refused because another node leads.
+    pub(crate) fn note_refused(&mut self, session: u64, sequence: u64) {
+        if self.refused.len() == REFUSED_MAX {
+            self.refused.pop_first();
+        }
+        self.refused.insert(session, sequence + 1);
+    }
+
+    /// Whether this publish follows on one that was refused. One that does not begins the session's window anew.
+    pub(crate) fn follows_refused(&mut self, session: u64, sequence: u64) -> bool {
+        let follows = self.refused.get(&session).is_some_and(|next| *next == sequence);
+        if !follows {
+            self.refused.remove(&session);
+        }
+        follows
     }
 
     /// Where frames for a peer are appended that wait for none but their like.
@@ -141,6 +163,7 @@ impl Connections {
             id,
             Connection {
                 stage: Stage::AwaitingHello,
+                refused: BTreeMap::new(),
                 outgoing: Vec::new(),
                 urgent: Vec::new(),
                 ends: VecDeque::new(),

@@ -89,6 +89,8 @@ pub struct Engine {
     clock: Time,
     /// Live messages of all queues.
     messages: u64,
+    /// Queues that are content with memory.
+    memory_queues: u32,
 
     /// Only while this replica leads and has applied everything from before.
     leader: Option<Box<Leader>>,
@@ -135,6 +137,7 @@ impl Engine {
             applied: (Index(0), Term(0)),
             clock: Time::ZERO,
             messages: 0,
+            memory_queues: 0,
             leader: None,
             buried: VecDeque::new(),
             sweep: SweepCursor::default(),
@@ -150,6 +153,7 @@ impl Engine {
         let mut engine = Self { applied: (head.index, head.term), clock: head.clock, ..Self::new(options) };
         for queue in queues.iter() {
             engine.messages += queue.totals.live;
+            engine.memory_queues += u32::from(queue.settings.is_quorum_memory());
             if engine.names.insert(Arc::clone(&queue.name), queue.id).is_some() {
                 return Err(Error::Diverged { what: "checkpoint: name of queue", id: queue.id.0 });
             }
@@ -170,6 +174,16 @@ impl Engine {
 
     pub fn is_leading(&self) -> bool {
         self.leader.is_some()
+    }
+
+    /// Some queue is acknowledged from memory, so its leader wants to know what its followers have.
+    pub(crate) fn has_memory_queues(&self) -> bool {
+        self.memory_queues > 0
+    }
+
+    pub(crate) fn is_memory_queue(&self, queue: QueueId) -> bool {
+        self.memory_queues > 0
+            && self.queues.find(queue.0).is_some_and(|queue| queue.settings.is_quorum_memory())
     }
 
     pub fn queues_count(&self) -> u32 {
@@ -269,12 +283,14 @@ impl Engine {
 
     /// Every invariant; walks over everything.
     pub fn check(&self) {
-        let mut messages = 0;
+        let (mut messages, mut memory_queues) = (0, 0);
         for queue in self.queues.iter() {
             queue.check();
             assert_eq!(self.names.get(&*queue.name), Some(&queue.id));
             messages += queue.totals.live;
+            memory_queues += u32::from(queue.settings.is_quorum_memory());
         }
+        assert_eq!(memory_queues, self.memory_queues);
         assert_eq!(messages, self.messages);
         assert_eq!(self.names.len(), self.queues.count() as usize);
         let mut named = 0;

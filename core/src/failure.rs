@@ -69,6 +69,21 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The log is not what was written to it: nothing that it says can be relied on.
+    pub fn is_rot(&self) -> bool {
+        match self {
+            Self::OfShard { failure, .. } => failure.is_rot(),
+            Self::Wal(error) => matches!(error, ringmain_wal::Error::Rot { .. }),
+            Self::Replay { .. }
+            | Self::State(_)
+            | Self::Replica(_)
+            | Self::LostEntries { .. }
+            | Self::LostSegment { .. }
+            | Self::Rot { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Names the shard whose log it is, where the words do not name it already.
     pub(crate) fn of_shard(self, directory: &Path) -> Self {
         match self {
@@ -98,7 +113,7 @@ impl fmt::Display for Failure {
             Self::LostEntries { commit, last } => write!(
                 f,
                 "the leader counts on entry {commit} here, and the log ends at {last}: the disk has lost entries that \
-                 were acknowledged; remove this node from the cluster and add it with an empty data directory"
+                 were acknowledged"
             ),
             Self::Removed { detail } => write!(f, "this node was removed from the cluster: {detail}"),
             Self::NoSpace { directory } => {

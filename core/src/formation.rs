@@ -62,7 +62,7 @@ use ringmain_net::peer;
 use crate::config::{Address, Bytes, Config, Peer};
 
 pub use exchange::{StopFlag, form};
-pub use layout::{ClusterLayout, Founder, GROUPS_MAX, State, node_of, replica_id};
+pub use layout::{ClusterLayout, Founder, GROUPS_MAX, State};
 pub use wire::form_reply;
 
 use wire::{Heard, Stage};
@@ -297,6 +297,12 @@ pub fn joining_advice(layout: &ClusterLayout, own: &Address) -> Option<String> {
         return None;
     }
     let node = layout.node;
+    if layout.replaces != 0 {
+        return Some(format!(
+            "node {node} has no log any more (it was rotten, and is set aside): the other nodes make this one a member \
+             in place of what it was, and send it everything"
+        ));
+    }
     let add = format!("`ringmain cluster add {node}={own}`");
     Some(match layout.founder(node) {
         Some(founder) => format!(

@@ -25,6 +25,7 @@ use crate::peers::{self, Peers};
 use crate::proposal::{Proposal, Published};
 use crate::queue::consumer::{ConnectionId, ConsumerId};
 use crate::reads::Reads;
+use crate::received::Received;
 use crate::reply::Reason;
 use crate::shard::{Address, ShardOptions};
 use crate::time::Time;
@@ -76,6 +77,9 @@ pub(crate) struct Group {
     pub(crate) open: Proposal,
     proposals: VecDeque<Proposal>,
     committed_count: usize,
+    /// Of `proposals`: a majority has them in memory, and those that are content with it have been answered.
+    received_count: usize,
+    received: Received,
     in_flight_bytes: usize,
     /// Entries in the log that are not applied, in index order.
     places: VecDeque<Place>,
@@ -161,6 +165,8 @@ impl Group {
             open: Proposal::default(),
             proposals: VecDeque::new(),
             committed_count: 0,
+            received_count: 0,
+            received: Received::default(),
             in_flight_bytes: 0,
             places: start.places,
             writes: VecDeque::new(),
@@ -247,7 +253,8 @@ impl Group {
             return;
         }
         // Leadership is being handed over: the batch goes when that has failed, and is abandoned when it has not.
-        if self.replica.is_transferring() {
+        // And if leadership was lost with the last tick, the batch is abandoned when that is looked at.
+        if self.replica.is_transferring() || !self.is_leader() {
             return;
         }
         let bytes = self.batch.seal();
@@ -289,6 +296,7 @@ impl Group {
             if let Some((_, committed)) = self.effects.committed.take() {
                 self.on_committed(committed, turn);
             }
+            self.answer_received(turn);
             for (round, index) in self.effects.reads.drain(..) {
                 self.reads.on_confirmed(round, index);
             }
@@ -383,7 +391,7 @@ impl Group {
             proposal.clear();
             self.spare.push(proposal);
         }
-        (self.committed_count, self.in_flight_bytes) = (0, 0);
+        (self.committed_count, self.received_count, self.in_flight_bytes) = (0, 0, 0);
         turn.outbox.tell_ended(&self.ended, MOVED);
     }
 
@@ -395,6 +403,30 @@ impl Group {
         {
             proposal.answer_committed(group, turn);
             self.committed_count += 1;
+        }
+    }
+
+    /// Answers what a majority has in memory, for queues that are content with it.
+    fn answer_received(&mut self, turn: &mut Turn<'_>) {
+        if self.proposals.len() <= self.received_count || !self.engine.has_memory_queues() {
+            return;
+        }
+        let replica = &self.replica;
+        let leader = (replica.id(), replica.last_index());
+        let watermark = self.received.watermark(replica.term(), &replica.members(), leader);
+        while let Some(proposal) = self.proposals.get_mut(self.received_count)
+            && proposal.index <= watermark
+        {
+            proposal.answer_received(self.id, turn);
+            self.received_count += 1;
+        }
+    }
+
+    /// A follower says what it has in memory.
+    pub(crate) fn on_received(&mut self, from: u64, term: Term, index: Index, turn: &mut Turn<'_>) {
+        if self.is_leader() {
+            self.received.note(from, term, index);
+            self.answer_received(turn);
         }
     }
 
@@ -422,7 +454,11 @@ impl Group {
         if !self.engine.is_leading() && self.is_leader() && term == self.replica.term() {
             self.led = term;
             self.balanced = turn.peers.up(node_of(self.preferred)).map(|up| up.since);
-            self.engine.lead(turn.now);
+            if self.is_alone() {
+                self.engine.lead(turn.now);
+            } else {
+                self.engine.succeed(turn.now);
+            }
         }
         Ok(())
     }
@@ -455,11 +491,26 @@ impl Group {
                 return Ok(());
             }
         }
+        let (leader, term) = (message.from, Term(message.term));
+        let last = message.entries.last().map(|entry| (Index(entry.index), Term(entry.term)));
         match self.replica.on_message(message) {
             Err(MessageError::LostEntries { commit, last }) => Err(Failure::LostEntries { commit, last }),
             // A peer of an older or newer life than ours: nothing to do, and nothing to tell.
             Err(_) => Ok(()),
-            Ok(()) => self.drive(turn),
+            Ok(()) => {
+                if let Some(last) = last.filter(|_| self.engine.has_memory_queues()) {
+                    self.tell_received(leader, term, last, turn);
+                }
+                self.drive(turn)
+            }
+        }
+    }
+
+    /// What the leader has just sent is in memory here: it may count that, for queues that are content with it.
+    fn tell_received(&self, leader: u64, term: Term, (index, of): (Index, Term), turn: &mut Turn<'_>) {
+        let is_led = self.replica.term() == term && self.replica.leader() == Some(leader);
+        if is_led && self.replica.has(index, of) {
+            peering::send_received(turn, self.id, (self.replica.id(), leader), (term, index));
         }
     }
 
@@ -511,6 +562,7 @@ impl Group {
         }
         let answers: &[Answer] = &self.engine_effects.answers;
         proposal.answer_applied(entry.index, answers, turn);
+        self.received_count = self.received_count.saturating_sub(1);
         self.in_flight_bytes -= proposal.entry_bytes;
         proposal.clear();
         self.spare.push(proposal);
@@ -594,6 +646,7 @@ impl Group {
 
     pub(crate) fn check(&self) {
         assert!(self.committed_count <= self.proposals.len());
+        assert!(self.received_count <= self.proposals.len());
         assert!(self.proposals.iter().is_sorted_by_key(|proposal| proposal.index));
         assert!(self.places.iter().is_sorted_by_key(|place| place.index));
         let in_flight: usize = self.proposals.iter().map(|proposal| proposal.entry_bytes).sum();

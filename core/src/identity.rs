@@ -44,6 +44,10 @@ pub struct Identity {
     pub state: State,
     /// The nodes that the cluster was formed from, by id; none while forming.
     pub founders: Vec<Founder>,
+    /// The incarnation whose log was found rotten and is set aside; 0: none.
+    pub replaces: u32,
+    /// Where that log is being moved, until it is there.
+    aside: String,
 }
 
 /// A data directory that is this node's, locked until this value is dropped.
@@ -134,7 +138,9 @@ impl DataDirectory {
             Identity::read(path)?.fitted(config)?
         };
         identity.refuse_other(config)?;
-        Ok(Self { path: path.to_owned(), identity, fresh, _lock: lock })
+        let mut directory = Self { path: path.to_owned(), identity, fresh, _lock: lock };
+        directory.set_aside()?;
+        Ok(directory)
     }
 
     pub fn identity(&self) -> &Identity {
@@ -173,8 +179,59 @@ impl DataDirectory {
             groups: layout.groups,
             state: layout.state,
             founders: layout.founders.clone(),
+            replaces: if layout.state == State::Formed { 0 } else { self.identity.replaces },
             ..self.identity.clone()
         };
+        identity.write(&self.path)?;
+        self.identity = identity;
+        Ok(())
+    }
+
+    /// The log is not what was written to it: it is set aside, where nobody deletes it, and the node goes on as another
+    /// replica, which knows nothing yet and has promised nothing. Answers where the log is now.
+    ///
+    /// 1. The new identity is durable first. Were the log moved first, a crash would leave the old identity with an empty
+    ///    log: a replica that votes again where it has voted.
+    /// 2. Then the log is moved; after a crash the next start goes on with it before it makes a log of its own.
+    pub fn quarantine(&mut self) -> Result<PathBuf, IdentityError> {
+        let taken = |name: &String| self.path.join(name).exists();
+        let names = (1..).map(|number| format!("quarantined-{number}"));
+        let aside = names.into_iter().find(|name| !taken(name)).expect("numbers do not end");
+        let random = getrandom::u32().map_err(|error| {
+            system(&self.path, "drawing a random incarnation")(io::Error::other(error.to_string()))
+        })?;
+        let replaces = self.identity.incarnation;
+        let mut incarnation = random.max(1);
+        if incarnation == replaces {
+            incarnation = incarnation.wrapping_add(1).max(1);
+        }
+        let (state, identity) = (State::Joining, self.identity.clone());
+        let identity = Identity { incarnation, state, replaces, aside: aside.clone(), ..identity };
+        identity.write(&self.path)?;
+        self.identity = identity;
+        self.set_aside()?;
+        Ok(self.path.join(aside))
+    }
+
+    /// Moves the log of a former life to where the identity says, if it says so.
+    fn set_aside(&mut self) -> Result<(), IdentityError> {
+        if self.identity.aside.is_empty() {
+            return Ok(());
+        }
+        let aside = self.path.join(&self.identity.aside);
+        let move_all = || -> io::Result<()> {
+            fs::create_dir_all(&aside)?;
+            for shard in 0..self.identity.shards {
+                let from = self.shard_path(shard);
+                if from.exists() {
+                    fs::rename(&from, aside.join(from.file_name().unwrap_or_default()))?;
+                }
+            }
+            File::open(&aside)?.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        move_all().map_err(system(&self.path, "setting a rotten log aside"))?;
+        let identity = Identity { aside: String::new(), ..self.identity.clone() };
         identity.write(&self.path)?;
         self.identity = identity;
         Ok(())
@@ -221,6 +278,7 @@ impl Identity {
             segment_bytes: self.segment_bytes,
             state: self.state,
             founders: self.founders.clone(),
+            replaces: self.replaces,
         }
     }
 
@@ -243,6 +301,8 @@ impl Identity {
             created: utc(elapsed.as_secs()),
             state: State::Forming,
             founders: Vec::new(),
+            replaces: 0,
+            aside: String::new(),
         };
         if !config.peers.is_empty() {
             return Ok(forming);

@@ -40,6 +40,7 @@ pub mod peers;
 mod proposal;
 mod readback;
 mod reads;
+mod received;
 mod relocation;
 mod reply;
 mod request;

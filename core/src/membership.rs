@@ -152,6 +152,11 @@ impl Group {
         let members = self.replica.members();
         let (mut voters, mut learners) = (members.voters, members.learners);
         let mut book = self.book.clone();
+        // The newcomer took the place of what its node was before: asked again, nothing is to be done.
+        let is_replaced = |node: u32| {
+            added.as_ref().is_some_and(|one| one.node == node && book.find(one.replica()).is_some())
+        };
+        let removed = removed.filter(|node| !is_replaced(*node));
         if let Some(node) = removed {
             let Some(replica) = book.find_node(node).map(Member::replica) else {
                 // It was removed already.
@@ -181,6 +186,14 @@ impl Group {
             return Err(LAST_MEMBER);
         }
         self.propose_members(&voters, &learners, &book)
+    }
+
+    /// The member that was is gone for ever, and this one takes its place as a learner.
+    pub(crate) fn replace_member(&mut self, before: u64, member: &Member) {
+        if self.book.find(before).is_some() {
+            // Refused while another change is under way: the next tick tries again.
+            let _ = self.change_members(Some(member.clone()), Some(member.node));
+        }
     }
 
     /// This member is to be removed: somebody else must lead first, and then be asked again.

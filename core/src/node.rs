@@ -6,10 +6,10 @@ mod descriptors;
 
 use crate::config::{Config, Limits};
 use crate::failure::Failure;
-use crate::formation::{self, Founder, StopFlag};
+use crate::formation::{self, ClusterLayout, Founder, State, StopFlag};
 use crate::identity::DataDirectory;
 use crate::member::Member;
-use crate::runtime::{Command, Launch, ShardThread, launch};
+use crate::runtime::{Command, Launch, News, ShardThread, launch};
 use crate::shard::{Address, ShardOptions};
 use ringmain_net::socket::{BindError, Listener};
 use ringmain_wal::disk::preflight;
@@ -26,11 +26,11 @@ const PORT_ASKED_EVERY: Duration = Duration::from_millis(5);
 /// A running node. Dropping it leaves the shards running: end it with [`Node::stop`] or [`Node::kill`].
 pub struct Node {
     shards: Vec<ShardThread>,
-    /// Told by each shard that is over.
-    over: flume::Receiver<()>,
+    /// What the shards tell.
+    news: flume::Receiver<News>,
     addresses: Vec<Address>,
-    /// Held for its lock.
-    _directory: DataDirectory,
+    /// Its lock is held as long as the node lives.
+    directory: DataDirectory,
 }
 
 impl Node {
@@ -45,41 +45,79 @@ impl Node {
         let cpus = affinity::get_thread_affinity().unwrap_or_default();
         let cores = cpus.len().max(1) as u32;
         let mut directory = DataDirectory::open(config, cores).map_err(Failure::Identity)?;
-        formation::form(&mut directory, config, stop)?;
-        let connections_max = descriptors::connections_max(config, directory.identity().shards)?;
-        let listeners = listen(config, directory.identity().shards)?;
-        let addresses = addresses(config, &listeners);
-        for warning in preflight(directory.path())? {
-            eprintln!("{warning}");
+        loop {
+            formation::form(&mut directory, config, stop)?;
+            let failure = match Self::launch(config, directory, &cpus) {
+                Ok(node) => return Ok(node),
+                Err((failure, rest)) => {
+                    directory = *rest;
+                    failure
+                }
+            };
+            if !failure.is_rot() || !has_peers(&directory) {
+                return Err(failure);
+            }
+            quarantine(&mut directory, &failure)?;
         }
+    }
+
+    /// Starts every shard. The directory comes back with the failure.
+    fn launch(
+        config: &Config,
+        directory: DataDirectory,
+        cpus: &[usize],
+    ) -> Result<Self, (Failure, Box<DataDirectory>)> {
+        let prepared = Self::prepare(config, &directory);
+        let (listeners, connections_max) = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => return Err((failure, Box::new(directory))),
+        };
+        let cores = cpus.len().max(1) as u32;
+        let (news, heard) = flume::bounded(2 * listeners.len());
+        let addresses = addresses(config, &listeners);
+        let mut node = Self { shards: Vec::new(), news: heard, addresses, directory };
         let mut started = Vec::new();
-        let (ended, over) = flume::bounded(listeners.len());
-        let mut node = Self { shards: Vec::new(), over, addresses, _directory: directory };
+        let mut outcome = Ok(());
         for (shard, listener) in listeners.into_iter().enumerate() {
             let shard = shard as u32;
-            let (ready, outcome) = flume::bounded(1);
+            let (ready, told) = flume::bounded(1);
             let start = Launch {
                 options: node.shard_options(config, shard, connections_max),
-                directory: node._directory.shard_path(shard),
+                directory: node.directory.shard_path(shard),
                 listener,
                 cpu: cpus.get((shard % cores) as usize).copied(),
                 is_spinning: config.spin,
                 ready,
-                ended: ended.clone(),
+                news: news.clone(),
             };
-            node.shards.push(launch(start)?);
-            started.push(outcome);
+            match launch(start) {
+                Ok(thread) => node.shards.push(thread),
+                Err(failure) => outcome = outcome.and(Err(failure)),
+            }
+            started.push(told);
         }
         for started in started {
             // A shard that panics says nothing, but its end of the channel goes with it.
-            let outcome =
-                started.recv().unwrap_or(Err(Failure::Runtime { why: "it did not start".to_owned() }));
-            if let Err(failure) = outcome {
-                node.kill();
-                return Err(failure);
+            let not_started = || Err(Failure::Runtime { why: "it did not start".to_owned() });
+            outcome = outcome.and(started.recv().unwrap_or_else(|_| not_started()));
+        }
+        match outcome {
+            Ok(()) => Ok(node),
+            Err(failure) => {
+                node.stopper().send(Command::Kill);
+                let directory = node.wind_up().1;
+                Err((failure, Box::new(directory)))
             }
         }
-        Ok(node)
+    }
+
+    fn prepare(config: &Config, directory: &DataDirectory) -> Result<(Vec<Listener>, u32), Failure> {
+        let connections_max = descriptors::connections_max(config, directory.identity().shards)?;
+        let listeners = listen(config, directory.identity().shards)?;
+        for warning in preflight(directory.path())? {
+            eprintln!("{warning}");
+        }
+        Ok((listeners, connections_max))
     }
 
     /// Where the shards listen, by shard index.
@@ -113,19 +151,49 @@ impl Node {
         self.finish()
     }
 
-    fn finish(mut self) -> Result<(), Failure> {
-        // One shard without the others is no node: the first one that is over, whichever, takes them along.
-        let _ = self.over.recv();
-        self.stopper().send(Command::Stop);
-        let mut outcome = Ok(());
-        for shard in self.shards.drain(..) {
-            outcome = outcome.and(shard.join());
+    fn finish(self) -> Result<(), Failure> {
+        let (outcome, mut directory) = self.wind_up();
+        if let Err(failure) = &outcome
+            && failure.is_rot()
+            && has_peers(&directory)
+        {
+            quarantine(&mut directory, failure)?;
         }
         outcome
     }
 
+    /// Waits until a shard is over, and ends the others with it.
+    fn wind_up(mut self) -> (Result<(), Failure>, DataDirectory) {
+        let mut joined = 0;
+        let mut outcome = Ok(());
+        while let Ok(news) = self.news.recv() {
+            match news {
+                // One shard without the others is no node: the first one that is over, whichever, takes them along.
+                News::Over => break,
+                News::Joined => {
+                    joined += 1;
+                    if joined == self.shards.len() {
+                        outcome = outcome.and(self.settle());
+                    }
+                }
+            }
+        }
+        self.stopper().send(Command::Stop);
+        for shard in self.shards.drain(..) {
+            outcome = outcome.and(shard.join());
+        }
+        (outcome, self.directory)
+    }
+
+    /// Every group has taken this node in.
+    fn settle(&mut self) -> Result<(), Failure> {
+        let layout = ClusterLayout { state: State::Formed, ..self.directory.identity().layout() };
+        eprintln!("node {} is a member of the cluster", layout.node);
+        self.directory.settle(&layout).map_err(Failure::Identity)
+    }
+
     fn shard_options(&self, config: &Config, shard: u32, connections_max: u32) -> ShardOptions {
-        let identity = self._directory.identity();
+        let identity = self.directory.identity();
         let limits = Limits { connections_max, ..config.limits.clone() };
         let identity = Identity {
             cluster: identity.cluster,
@@ -136,16 +204,16 @@ impl Node {
         ShardOptions {
             identity,
             log: LogOptions {
-                segment_bytes: self._directory.identity().segment_bytes,
+                segment_bytes: self.directory.identity().segment_bytes,
                 writes_in_flight_max: limits.writes_in_flight_max,
                 cache_bytes_max: limits.cache_bytes_max.0,
                 ..LogOptions::new(identity)
             },
             limits,
-            groups: self._directory.identity().layout().groups_of(shard).map(GroupId).collect(),
+            groups: self.directory.identity().layout().groups_of(shard).map(GroupId).collect(),
             addresses: self.addresses.clone(),
-            founders: founders(&self._directory.identity().founders),
-            layout: Some(self._directory.identity().layout()),
+            founders: founders(&self.directory.identity().founders),
+            layout: Some(self.directory.identity().layout()),
             seed: identity.cluster ^ u64::from(identity.node) << 32 ^ u64::from(shard),
         }
     }
@@ -158,6 +226,22 @@ fn founders(founders: &[Founder]) -> Vec<Member> {
         address: Address { host: founder.address.host.clone(), port: founder.address.port },
     };
     founders.iter().map(member).collect()
+}
+
+/// Other nodes hold what this one held.
+fn has_peers(directory: &DataDirectory) -> bool {
+    let identity = directory.identity();
+    identity.founders.iter().any(|founder| founder.node != identity.node)
+}
+
+fn quarantine(directory: &mut DataDirectory, failure: &Failure) -> Result<(), Failure> {
+    let aside = directory.quarantine().map_err(Failure::Identity)?;
+    eprintln!("{failure}");
+    eprintln!(
+        "the log is set aside in {}: this node votes no more until the others have made it whole",
+        aside.display()
+    );
+    Ok(())
 }
 
 /// Ends a node from another thread than the one that waits for it, on a signal for instance.

@@ -104,6 +104,12 @@ impl Outbox {
 
     /// Says why and closes: nothing more is read from or sent to this connection.
     pub(crate) fn close(&mut self, id: ConnectionId, code: Code, detail: &str) {
+        let is_peer = self.connections.get(id).is_some_and(|connection| connection.stage == Stage::Peer);
+        if is_peer {
+            let code = if code == Code::ShuttingDown { PeerCode::Busy } else { PeerCode::Malformed };
+            self.refuse_peer(id, code, detail);
+            return;
+        }
         self.send(id, 0, &Closing { code: code as u16, detail });
         self.drop_connection(id);
     }

@@ -12,13 +12,13 @@ use crate::formation;
 use crate::group::{Group, Turn};
 use crate::member::{Book, Member, node_of, replica_id};
 use crate::peers::PEER_UNSENT_MAX;
-use crate::shard::{Output, Shard};
+use crate::shard::{Address, Output, Shard};
 use crate::time::Time;
 use bytes::Bytes;
 use ringmain_net::frame::Frame;
 use ringmain_net::peer::{
     self, EntryHead, MessageKind, PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerRefused, PeerWelcome,
-    ReplicateHead, ReplicateView, SnapshotHead,
+    Received, ReplicateHead, ReplicateView, SnapshotHead,
 };
 use ringmain_replication::{Entry, EntryKind, Index, Kind, Message, Plain, PlainSnapshot, Term};
 use ringmain_wal::{GroupId, Log, Sequence};
@@ -53,11 +53,17 @@ impl Stall {
     }
 }
 
+/// A node whose log was set aside, and the member that it was.
+#[derive(Clone, Debug)]
+pub(crate) struct Replacement {
+    before: u64,
+    member: Member,
+}
+
 /// Sends a message of the group's replica. False: the peer is not reached, or has too much to take already.
 pub(crate) fn send(turn: &mut Turn<'_>, group: GroupId, message: &Message) -> bool {
     let node = node_of(message.to);
-    let is_known = turn.peers.member(node).is_some_and(|member| member.replica() == message.to);
-    let Some(up) = turn.peers.up(node).filter(|_| is_known) else { return false };
+    let Some(up) = turn.peers.up(node).filter(|up| up.replica == message.to) else { return false };
     let Some(plain) = Plain::of(message) else { return true };
     let is_urgent = plain.entries.is_empty() && plain.snapshot.is_none();
     let unsent = turn.outbox.connection(up.connection).map_or(0, |connection| connection.unsent());
@@ -68,6 +74,20 @@ pub(crate) fn send(turn: &mut Turn<'_>, group: GroupId, message: &Message) -> bo
     let cluster = turn.cluster;
     turn.outbox.send_peer(up.connection, is_urgent, |out| encode(out, cluster, group, &plain));
     true
+}
+
+/// Tells the leader what this replica has in memory.
+pub(crate) fn send_received(
+    turn: &mut Turn<'_>,
+    group: GroupId,
+    (from, to): (u64, u64),
+    (term, index): (Term, Index),
+) {
+    if let Some(up) = turn.peers.up(node_of(to)) {
+        let words =
+            Received { cluster: turn.cluster, group: group.0, from, to, term: term.0, index: index.0 };
+        turn.outbox.send_urgent(up.connection, &words);
+    }
 }
 
 fn encode(out: &mut Vec<u8>, cluster: u64, group: GroupId, plain: &Plain) {
@@ -188,6 +208,7 @@ impl Shard {
                 self.groups.iter_mut().for_each(Group::hand_over);
             }
             self.balance(now);
+            self.replace_members();
             self.groups.iter_mut().for_each(Group::promote);
             self.tend_transfers(now);
             // What waits for room may wait for a leader.
@@ -201,7 +222,7 @@ impl Shard {
     }
 
     /// The members of a group may have changed.
-    pub(crate) fn follow_books(&mut self) {
+    pub(crate) fn follow_books(&mut self, output: &mut Output) {
         let mut is_new = false;
         for group in &mut self.groups {
             is_new |= std::mem::take(&mut group.has_new_book);
@@ -209,6 +230,10 @@ impl Shard {
         if is_new {
             let books: Vec<&Book> = self.groups.iter().map(|group| &group.book).collect();
             self.peers.keep(&books, &mut self.outbox);
+            let me = self.options.replica();
+            if self.is_joining && books.iter().all(|book| book.find(me).is_some()) {
+                (self.is_joining, output.has_joined) = (false, true);
+            }
         }
     }
 
@@ -254,7 +279,7 @@ impl Shard {
             shards: self.options.addresses.len() as u32,
             groups: self.groups.len() as u32,
             to_node: node,
-            to_incarnation: 0,
+            replaces: self.options.layout.as_ref().map_or(0, |layout| layout.replaces),
             host: own.map_or("", |own| &own.host),
             port: own.map_or(0, |own| own.port),
         };
@@ -283,15 +308,46 @@ impl Shard {
 
     fn on_peer_hello(&mut self, now: Time, id: ConnectionId, hello: &PeerHello<'_>) {
         if let Some((code, detail)) = self.hello_refusal(hello) {
-            self.outbox.refuse_peer(id, code, &detail);
+            let is_replaced = code == PeerCode::Incarnation && self.note_replacement(hello);
+            if is_replaced {
+                let detail = "it is being made a member in place of what it was";
+                self.outbox.refuse_peer(id, PeerCode::Busy, detail);
+            } else {
+                self.outbox.refuse_peer(id, code, &detail);
+            }
             return;
         }
+        let address = Address { host: hello.host.to_owned(), port: hello.port };
+        self.peers.meet(&Member { node: hello.node, incarnation: hello.incarnation, address });
         self.outbox.connections.greet_peer(id);
-        if let Some(before) = self.peers.came_up(hello.node, id, now) {
+        if let Some(before) = self.peers.came_up(replica_id(hello.node, hello.incarnation), id, now) {
             self.outbox.drop_connection(before);
         }
         let welcome = self.welcome();
         self.outbox.send_urgent(id, &welcome);
+    }
+
+    /// The node's log was rotten: as a new member it takes the place of the one that it was. False: it is no member, or
+    /// says nothing of the kind.
+    fn note_replacement(&mut self, hello: &PeerHello<'_>) -> bool {
+        let before = replica_id(hello.node, hello.replaces);
+        let known = self.groups.iter().find_map(|group| group.book.find(before)).cloned();
+        let Some(known) = known.filter(|_| hello.replaces != 0) else { return false };
+        let member = Member { incarnation: hello.incarnation, ..known };
+        self.replacements.insert(hello.node, Replacement { before, member });
+        true
+    }
+
+    /// Makes newcomers members in the place of those they were, where this node leads.
+    fn replace_members(&mut self) {
+        for replacement in self.replacements.values() {
+            for group in self.groups.iter_mut().filter(|group| group.is_serving()) {
+                group.replace_member(replacement.before, &replacement.member);
+            }
+        }
+        let groups = &self.groups;
+        let is_open = |one: &Replacement| groups.iter().any(|group| group.book.find(one.before).is_some());
+        self.replacements.retain(|_, replacement| is_open(replacement));
     }
 
     fn hello_refusal(&self, hello: &PeerHello<'_>) -> Option<(PeerCode, String)> {
@@ -332,7 +388,9 @@ impl Shard {
     fn stranger_refusal(&self, node: u32, incarnation: u32) -> Option<(PeerCode, String)> {
         let replica = replica_id(node, incarnation);
         let mut books = self.groups.iter().map(|group| &group.book);
-        if books.clone().any(|book| book.find(replica).is_some()) {
+        // Who is no member by its own books knows the cluster of long ago: whoever takes it for one knows better.
+        let is_newcomer = !books.clone().any(|book| book.find(self.options.replica()).is_some());
+        if is_newcomer || books.clone().any(|book| book.find(replica).is_some()) {
             return None;
         }
         if books.clone().any(|book| book.removed.contains(&replica)) {
@@ -363,7 +421,7 @@ impl Shard {
             }
         };
         if let Some(node) = self.peers.greeting(id) {
-            self.on_greeted(now, id, node, &said, output);
+            self.on_greeted(now, (id, node), &said, output);
             return;
         }
         let Some(node) = self.peers.at(id) else {
@@ -373,8 +431,9 @@ impl Shard {
         self.peers.heard(node, now);
         match said {
             PeerFrame::PeerWelcome(_) => {}
-            PeerFrame::Replicate(view) => self.on_replicate(now, id, node, &view, output),
+            PeerFrame::Replicate(view) => self.on_replicate(now, (id, node), &view, output),
             PeerFrame::PeerRefused(refused) => self.on_refused(node, &refused, output),
+            PeerFrame::Received(received) => self.on_received_by(now, (id, node), &received),
             said if self.on_transfer(now, node, &said) => {}
             _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a frame that is not for now"),
         }
@@ -384,8 +443,7 @@ impl Shard {
     fn on_greeted(
         &mut self,
         now: Time,
-        id: ConnectionId,
-        node: u32,
+        (id, node): (ConnectionId, u32),
         said: &PeerFrame<'_>,
         output: &mut Output,
     ) {
@@ -401,7 +459,7 @@ impl Shard {
                 } else if let Some((code, detail)) = self.stranger_refusal(node, welcome.incarnation) {
                     self.outbox.refuse_peer(id, code, &detail);
                 } else {
-                    self.peers.came_up(node, id, now);
+                    self.peers.came_up(replica_id(node, welcome.incarnation), id, now);
                 }
             }
             PeerFrame::PeerRefused(refused) => {
@@ -425,14 +483,13 @@ impl Shard {
     fn on_replicate(
         &mut self,
         now: Time,
-        id: ConnectionId,
-        node: u32,
+        (id, node): (ConnectionId, u32),
         view: &ReplicateView<'_>,
         output: &mut Output,
     ) {
         let head = &view.head;
         let is_ours = head.cluster == self.options.identity.cluster && head.to == self.options.replica();
-        let is_theirs = self.peers.member(node).is_some_and(|member| member.replica() == head.from);
+        let is_theirs = self.peers.up(node).is_some_and(|up| up.replica == head.from);
         let group = self.options.ordinal(GroupId(head.group)).filter(|_| is_ours && is_theirs);
         let (Some(ordinal), Some(message)) = (group, message(view)) else {
             let detail = "a message from another replica, or for another one";
@@ -452,9 +509,29 @@ impl Shard {
         self.has_new_room = true;
     }
 
+    fn on_received_by(&mut self, now: Time, (id, node): (ConnectionId, u32), received: &Received) {
+        let is_ours =
+            received.cluster == self.options.identity.cluster && received.to == self.options.replica();
+        let is_theirs = self.peers.up(node).is_some_and(|up| up.replica == received.from);
+        let group = self.options.ordinal(GroupId(received.group)).filter(|_| is_ours && is_theirs);
+        let Some(ordinal) = group else {
+            self.outbox.refuse_peer(id, PeerCode::Malformed, "what another replica has, or for another one");
+            return;
+        };
+        let mut turn = Turn {
+            now,
+            log: &mut self.log,
+            outbox: &mut self.outbox,
+            peers: &mut self.peers,
+            cluster: self.options.identity.cluster,
+        };
+        let (term, index) = (Term(received.term), Index(received.index));
+        self.groups[ordinal].on_received(received.from, term, index, &mut turn);
+    }
+
     /// The connection to a peer is over: the groups go back to probing where it stands.
     pub(crate) fn lost_peer(&mut self, node: u32) {
-        let Some(replica) = self.peers.member(node).map(Member::replica) else { return };
+        let Some(replica) = self.peers.replica(node) else { return };
         for group in self.groups.iter_mut().filter(|group| group.is_leader()) {
             group.replica.report_unreachable(replica);
         }
@@ -462,8 +539,8 @@ impl Shard {
 }
 
 impl Group {
-    /// Gives leadership to whoever has most of the log, because this node's disk stands still.
-    fn hand_over(&mut self) {
+    /// Gives leadership to whoever has most of the log, because this node's disk stands still or the node stops.
+    pub(crate) fn hand_over(&mut self) {
         if !self.is_leader() {
             return;
         }

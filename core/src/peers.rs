@@ -7,7 +7,7 @@
 //! wait, and those before the bytes of a checkpoint, of which only a little waits at any time.
 
 use crate::connection::{ConnectionId, Connections};
-use crate::member::{Book, Member};
+use crate::member::{Book, Member, node_of};
 use crate::outbox::Outbox;
 use crate::shard::Address;
 use crate::time::Time;
@@ -43,6 +43,8 @@ pub(crate) struct Peers {
 struct PeerLink {
     /// Whom we expect there. A member of a group counts more than the configuration.
     member: Member,
+    /// Who was last at the other end.
+    replica: u64,
     state: LinkState,
     /// Tries in a row that led to nothing.
     attempts: u32,
@@ -75,6 +77,8 @@ enum LinkState {
 pub(crate) struct Up {
     pub(crate) connection: ConnectionId,
     pub(crate) since: Time,
+    /// Who it says it is. The groups come to know of a new member one after the other, and may differ in this.
+    pub(crate) replica: u64,
 }
 
 impl Peers {
@@ -93,6 +97,7 @@ impl Peers {
         }
         let link = self.links.entry(member.node).or_insert_with(|| PeerLink {
             member: member.clone(),
+            replica: member.replica(),
             state: LinkState::Down { retry_at: Time(0) },
             attempts: 0,
             heard: Time(0),
@@ -101,6 +106,13 @@ impl Peers {
             down_since: Time(0),
         });
         link.member = member.clone();
+    }
+
+    /// Knows somebody who calls and is in no book here, until there is a new one.
+    pub(crate) fn meet(&mut self, member: &Member) {
+        if !self.links.contains_key(&member.node) {
+            self.know(member);
+        }
     }
 
     /// Knows everybody in the book, and nobody else but those in `always`.
@@ -118,15 +130,16 @@ impl Peers {
 
     pub(crate) fn up(&self, node: u32) -> Option<Up> {
         match self.links.get(&node)? {
-            PeerLink { state: LinkState::Up { connection }, up_since, .. } => {
-                Some(Up { connection: *connection, since: *up_since })
+            PeerLink { state: LinkState::Up { connection }, up_since, replica, .. } => {
+                Some(Up { connection: *connection, since: *up_since, replica: *replica })
             }
             _ => None,
         }
     }
 
-    pub(crate) fn member(&self, node: u32) -> Option<&Member> {
-        self.links.get(&node).map(|link| &link.member)
+    /// Who is or was last at the other end of the connection to this node.
+    pub(crate) fn replica(&self, node: u32) -> Option<u64> {
+        self.links.get(&node).map(|link| link.replica)
     }
 
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
@@ -180,8 +193,14 @@ impl Peers {
     }
 
     /// The peer has said who it is, over this connection. Answers the connection that it replaces.
-    pub(crate) fn came_up(&mut self, node: u32, connection: ConnectionId, now: Time) -> Option<ConnectionId> {
-        let link = self.links.get_mut(&node)?;
+    pub(crate) fn came_up(
+        &mut self,
+        replica: u64,
+        connection: ConnectionId,
+        now: Time,
+    ) -> Option<ConnectionId> {
+        let link = self.links.get_mut(&node_of(replica))?;
+        link.replica = replica;
         let before = match link.state {
             LinkState::Up { connection: old } | LinkState::Greeting { connection: old }
                 if old != connection =>

@@ -36,6 +36,7 @@ struct PendingReceipt {
     first: u64,
     last: u64,
     flags: u8,
+    is_memory: bool,
 }
 
 struct PendingSettle {
@@ -50,6 +51,8 @@ pub(crate) struct Published {
     pub(crate) asked: Asked,
     pub(crate) number: PublishNumber,
     pub(crate) flags: u8,
+    /// Its queue is content with the memory of a majority.
+    pub(crate) is_memory: bool,
 }
 
 impl Proposal {
@@ -59,19 +62,20 @@ impl Proposal {
     }
 
     pub(crate) fn owe_receipt(&mut self, published: Published) {
-        let Published { asked: Asked { connection, request }, number, flags } = published;
+        let Published { asked: Asked { connection, request }, number, flags, is_memory } = published;
         let PublishNumber { session, sequence } = number;
         if let Some(last) = self.receipts.last_mut()
             && last.connection == connection
             && last.session == session
             && last.flags == flags
+            && last.is_memory == is_memory
             && last.last + 1 == sequence
         {
             (last.last, last.request) = (sequence, request);
             return;
         }
         let (first, last) = (sequence, sequence);
-        self.receipts.push(PendingReceipt { connection, request, session, first, last, flags });
+        self.receipts.push(PendingReceipt { connection, request, session, first, last, flags, is_memory });
     }
 
     pub(crate) fn owe_settled(&mut self, asked: Asked, consumer: ConsumerId, split: SettleSplit) {
@@ -87,23 +91,40 @@ impl Proposal {
         self.answers.push(None);
     }
 
-    pub(crate) fn answer_committed(&mut self, group: GroupId, turn: &mut Turn<'_>) {
-        let durable_us = turn.now.micros_since(self.proposed);
-        let waited_us = self.proposed.micros_since(self.received);
-        for owed in self.receipts.drain(..) {
-            let receipt = Receipt {
-                session: owed.session,
-                first_sequence: owed.first,
-                last_sequence: owed.last,
-                group: group.0,
-                term: self.term.0,
-                index: self.index.0,
-                waited_us,
-                durable_us,
-                flags: owed.flags,
-            };
-            turn.outbox.send(owed.connection, owed.request, &receipt);
+    /// A majority has it in memory: whoever is content with that is answered.
+    pub(crate) fn answer_received(&mut self, group: GroupId, turn: &mut Turn<'_>) {
+        if !self.receipts.iter().any(|owed| owed.is_memory) {
+            return;
         }
+        for at in 0..self.receipts.len() {
+            if self.receipts[at].is_memory {
+                self.send_receipt(at, group, turn);
+            }
+        }
+        self.receipts.retain(|owed| !owed.is_memory);
+    }
+
+    fn send_receipt(&self, at: usize, group: GroupId, turn: &mut Turn<'_>) {
+        let owed = &self.receipts[at];
+        let receipt = Receipt {
+            session: owed.session,
+            first_sequence: owed.first,
+            last_sequence: owed.last,
+            group: group.0,
+            term: self.term.0,
+            index: self.index.0,
+            waited_us: self.proposed.micros_since(self.received),
+            durable_us: turn.now.micros_since(self.proposed),
+            flags: owed.flags,
+        };
+        turn.outbox.send(owed.connection, owed.request, &receipt);
+    }
+
+    pub(crate) fn answer_committed(&mut self, group: GroupId, turn: &mut Turn<'_>) {
+        for at in 0..self.receipts.len() {
+            self.send_receipt(at, group, turn);
+        }
+        self.receipts.clear();
         for owed in self.settles.drain(..) {
             let SettleSplit { accepted, stale } = owed.split;
             let settled = Settled { consumer: owed.consumer.0, accepted, stale };

@@ -50,6 +50,9 @@ pub(crate) fn redirect(
     number: Option<PublishNumber>,
     leader: Option<&Address>,
 ) {
+    if let (Some(number), Some(connection)) = (number, outbox.connections.get_mut(asked.connection)) {
+        connection.note_refused(number.session, number.sequence);
+    }
     let PublishNumber { session, sequence } = number.unwrap_or_default();
     let detail = match leader {
         Some(_) => "another node leads this queue",

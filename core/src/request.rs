@@ -169,6 +169,9 @@ impl Shard {
         let Some(ordinal) = self.serving(asked, Some(number), ordinal_of(publish.queue)) else {
             return Flow::Done;
         };
+        if self.must_stay_behind(asked, number) {
+            return Flow::Done;
+        }
         let group = &mut self.groups[ordinal];
         match room(group, &mut self.log, now, command_bytes(publish), Reserve::ForSettles) {
             Room::Here => {}
@@ -178,7 +181,8 @@ impl Shard {
                 return Flow::Done;
             }
         }
-        let published = Published { asked, number, flags: 0 };
+        let is_memory = group.engine.is_memory_queue(head.queue);
+        let published = Published { asked, number, flags: 0, is_memory };
         let duplicate = Published { flags: RECEIPT_DUPLICATE, ..published };
         match group.engine.admit_publish(&head) {
             Admission::Fresh => {
@@ -196,6 +200,17 @@ impl Shard {
             }
         }
         Flow::Done
+    }
+
+    /// This node leads again, but did not when it refused the publish before this one: stored now, it would overtake, and
+    /// the one before would come too late. The producer begins again with the first that has no answer.
+    fn must_stay_behind(&mut self, asked: Asked, number: PublishNumber) -> bool {
+        let connection = self.outbox.connections.get_mut(asked.connection);
+        let must = connection.is_some_and(|one| one.follows_refused(number.session, number.sequence));
+        if must {
+            reply::redirect(&mut self.outbox, asked, Some(number), None);
+        }
+        must
     }
 
     /// What can be said against a publish without knowing the queue.
@@ -242,7 +257,7 @@ impl Shard {
         };
         if self.is_stopping {
             refuse(SHUTTING_DOWN);
-        } else if !group.is_leader() && !group.is_alone() {
+        } else if !group.is_serving() && !group.is_alone() {
             let leader = group.leader_address();
             reply::redirect(&mut self.outbox, asked, number, leader.as_ref());
         } else if !group.is_serving() {

@@ -65,17 +65,26 @@ pub(crate) struct Launch {
     pub(crate) is_spinning: bool,
     /// Told once the shard serves, or why it never will.
     pub(crate) ready: flume::Sender<Result<(), Failure>>,
-    /// Told once the shard is over, however it ends.
-    pub(crate) ended: flume::Sender<()>,
+    /// Told what the node should know of the shard.
+    pub(crate) news: flume::Sender<News>,
+}
+
+/// What a shard tells its node; each at most once.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum News {
+    /// A node that was no member is one in every group here.
+    Joined,
+    /// The shard is over, however it ended.
+    Over,
 }
 
 /// Says so when the shard is over, also by a panic.
-struct EndNotice(flume::Sender<()>);
+struct EndNotice(flume::Sender<News>);
 
 impl Drop for EndNotice {
     fn drop(&mut self) {
-        // There is room for one of each shard; and a node that is gone needs none.
-        let _ = self.0.try_send(());
+        // There is room for all news of each shard; and a node that is gone needs none.
+        let _ = self.0.try_send(News::Over);
     }
 }
 
@@ -143,6 +152,7 @@ pub(crate) struct Host {
     dials: Dials,
     /// What was said already, so that it is not said again and again.
     noticed: RefCell<BTreeSet<String>>,
+    news: flume::Sender<News>,
     /// The shard has something to do.
     turn: Signal,
     /// The last turn had more to do than its share.
@@ -159,9 +169,9 @@ pub(crate) struct Host {
 }
 
 async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Failure> {
-    let Launch { options, directory, listener, is_spinning, ready, ended, .. } = launch;
-    let _ended = EndNotice(ended);
-    let (host, acceptor) = match open(options, directory.clone(), listener).await {
+    let Launch { options, directory, listener, is_spinning, ready, news, .. } = launch;
+    let _ended = EndNotice(news.clone());
+    let (host, acceptor) = match open(options, directory.clone(), listener, news).await {
         Ok(opened) => opened,
         Err(error) => {
             // The one who waits for it decides what to say.
@@ -222,6 +232,7 @@ async fn open(
     options: ShardOptions,
     directory: PathBuf,
     listener: Listener,
+    news: flume::Sender<News>,
 ) -> Result<(Rc<Host>, Acceptor), Failure> {
     let disk = Disk::open(&directory, options.log.clone()).await?;
     let connections_max = options.limits.connections_max as usize;
@@ -255,6 +266,7 @@ async fn open(
         segments_due: Signal::default(),
         dials: Dials::default(),
         noticed: RefCell::default(),
+        news,
         turn: Signal::default(),
         is_unfinished: Cell::new(false),
         deadline: Signal::default(),
@@ -432,6 +444,10 @@ impl Host {
         }
         if !output.dials.is_empty() {
             self.dials.push(output.dials.drain(..));
+        }
+        if output.has_joined {
+            // There is room for it: it is said once.
+            let _ = self.news.try_send(News::Joined);
         }
         for notice in output.notices.drain(..) {
             self.say(notice);

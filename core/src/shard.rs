@@ -16,11 +16,11 @@ use crate::connection::{ConnectionId, OUTGOING_BYTES_MAX, Stage};
 use crate::dispatch::{Dispatched, Dispatcher, Source};
 use crate::engine::SettleRun;
 use crate::failure::Failure;
-use crate::formation::ClusterLayout;
+use crate::formation::{ClusterLayout, State};
 use crate::group::{Group, Turn};
 use crate::member::{Member, replica_id};
 use crate::outbox::Outbox;
-use crate::peering::Stall;
+use crate::peering::{Replacement, Stall};
 use crate::peers::{Dial, Peers};
 use crate::readback::{ReadWindow, Readback, Reader};
 use crate::relocation::{Pass, Relocation};
@@ -31,8 +31,10 @@ use ringmain_net::frame;
 use ringmain_net::peer::PEER_FRAME_BYTES_MAX;
 use ringmain_net::protocol::Code;
 use ringmain_wal::{
-    GroupId, Identity, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, WriteAt, WriteId,
+    GroupId, Identity, Index, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, Term, WriteAt,
+    WriteId,
 };
+use std::collections::BTreeMap;
 
 /// What a shard is, beside what is in its log.
 #[derive(Clone)]
@@ -50,6 +52,19 @@ pub struct ShardOptions {
     pub layout: Option<ClusterLayout>,
     /// Makes elections differ between replicas and repeat between runs.
     pub seed: u64,
+}
+
+/// See [`Shard::group_state`].
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct GroupState {
+    pub term: Term,
+    pub is_leader: bool,
+    /// It leads, has applied everything from before, and answers clients.
+    pub is_serving: bool,
+    /// Invariant: applied ≤ committed ≤ last.
+    pub committed: Index,
+    pub applied: Index,
+    pub last: Index,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -154,6 +169,8 @@ pub struct Output {
     pub dials: Vec<Dial>,
     /// What somebody who looks after the node should know.
     pub notices: Vec<String>,
+    /// A node that was no member is one in every group here. Said once.
+    pub has_joined: bool,
     /// The process must end: something promised cannot be kept.
     pub failure: Option<Failure>,
     /// The turn's share is done and there is more to do: another turn should follow.
@@ -191,6 +208,10 @@ pub struct Shard {
     /// When the groups are told again that time has passed.
     pub(crate) tick_at: Time,
     pub(crate) stall: Stall,
+    /// This node is not known to be a member of all groups yet, and says when it is.
+    pub(crate) is_joining: bool,
+    /// Nodes that came back without the log they had, and take their own place.
+    pub(crate) replacements: BTreeMap<u32, Replacement>,
     dispatcher: Dispatcher,
     pub(crate) readback: Readback,
     checkpointer: Checkpointer,
@@ -205,6 +226,8 @@ pub struct Shard {
     superblock_counter: u64,
     tail_seen: Position,
     pub(crate) is_stopping: bool,
+    /// Leadership that nobody has taken until then ends with this node.
+    hand_over_until: Time,
 
     // Reused between inputs.
     wake: Vec<Reader>,
@@ -215,6 +238,8 @@ pub struct Shard {
 
 /// After this long without a write, the last durable record gets a successor that says it was durable.
 const VOUCH_AFTER_NS: u64 = 100_000_000;
+/// A node that stops waits so long for others to take over; they need a round trip.
+const HAND_OVER_NS: u64 = 500_000_000;
 
 impl Shard {
     pub(crate) fn new(options: ShardOptions, start: ShardStart) -> Self {
@@ -240,6 +265,8 @@ impl Shard {
             peers,
             tick_at: Time(0),
             stall: Stall::default(),
+            is_joining: options.layout.as_ref().is_some_and(|layout| layout.state == State::Joining),
+            replacements: BTreeMap::new(),
             options,
             log,
             relocations: start.groups.iter().map(|_| Relocation::default()).collect(),
@@ -250,6 +277,7 @@ impl Shard {
             appended_at: None,
             superblock_counter: superblock.map_or(0, |superblock| superblock.counter),
             is_stopping: false,
+            hand_over_until: Time(0),
             wake: Vec::new(),
             kept: Vec::new(),
             runs: Vec::new(),
@@ -272,7 +300,7 @@ impl Shard {
             Input::Read { position, bytes } => self.on_read(position, bytes),
             Input::SuperblockWritten => self.checkpointer.on_superblock_written(&mut self.log),
             Input::Turn => self.on_turn(now, output),
-            Input::Stop => self.is_stopping = true,
+            Input::Stop => self.on_stop(now),
         }
     }
 
@@ -302,6 +330,29 @@ impl Shard {
         due.into_iter().flatten().min()
     }
 
+    /// How the group of this ordinal is at this moment, for whoever looks at a shard from outside.
+    pub fn group_state(&self, ordinal: usize) -> Option<GroupState> {
+        let group = self.groups.get(ordinal)?;
+        Some(GroupState {
+            term: group.term(),
+            is_leader: group.is_leader(),
+            is_serving: group.is_serving(),
+            committed: group.replica.committed(),
+            applied: group.applied(),
+            last: group.replica.last_index(),
+        })
+    }
+
+    /// Who votes and learns in the group of this ordinal, as of what is applied here.
+    pub fn group_members(&self, ordinal: usize) -> Option<ringmain_replication::Members> {
+        self.groups.get(ordinal).map(|group| group.replica.members())
+    }
+
+    /// A number that is equal on all replicas of a group which have applied the same; walks over all of its state.
+    pub fn group_digest(&self, ordinal: usize) -> Option<u64> {
+        self.groups.get(ordinal).map(|group| group.engine.digest())
+    }
+
     /// Segments that hold live messages and are not there.
     pub(crate) fn lost_segments(&self) -> Vec<u64> {
         let mut lost = Vec::new();
@@ -326,6 +377,18 @@ impl Shard {
         for paused in &self.paused {
             assert!(self.outbox.connection(*paused).is_none_or(|connection| connection.paused));
         }
+    }
+
+    /// Others take over what this node leads, so that nobody has to find out that it is gone.
+    fn on_stop(&mut self, now: Time) {
+        self.is_stopping = true;
+        self.hand_over_until = now.after_ns(HAND_OVER_NS);
+        self.groups.iter_mut().for_each(Group::hand_over);
+    }
+
+    /// This node leads a group that another one could lead.
+    fn leads_others(&self) -> bool {
+        self.groups.iter().any(|group| group.is_leader() && !group.is_alone())
     }
 
     fn on_opened(&mut self, now: Time, connection: ConnectionId) {
@@ -494,7 +557,7 @@ impl Shard {
             group.seal(now, &mut self.log);
         }
         self.drive(now, output);
-        self.follow_books();
+        self.follow_books(output);
         self.answer_reads();
         let reads_before = output.reads.len();
         self.maintain(output);
@@ -505,7 +568,7 @@ impl Shard {
             self.log.pin(window.position);
         }
         self.vouch(now);
-        if self.is_stopping && self.is_quiet() {
+        if self.is_stopping && self.is_quiet() && (self.hand_over_until <= now || !self.leads_others()) {
             self.say_goodbye();
             output.is_stopped = true;
         }

@@ -19,7 +19,7 @@
 //!
 //! | kind | peer to peer | root |
 //! |---|---|---|
-//! | 64 | `PeerHello` | 0 protocol u16 · 2 cluster u64 · 10 node u32 · 14 incarnation u32 · 18 shard u32 · 22 shards u32 · 26 groups u32 · 30 to node u32 · 34 to incarnation u32 · 38 host str · 46 port u16 · = 48 |
+//! | 64 | `PeerHello` | 0 protocol u16 · 2 cluster u64 · 10 node u32 · 14 incarnation u32 · 18 shard u32 · 22 shards u32 · 26 groups u32 · 30 to node u32 · 34 replaces u32 · 38 host str · 46 port u16 · = 48 |
 //! | 65 | `PeerWelcome` | 0 cluster u64 · 8 node u32 · 12 incarnation u32 · 16 shard u32 · = 20 |
 //! | 66 | `PeerRefused` | 0 code u16 · 2 detail str · = 10 |
 //! | 67 | `Replicate` | 0 cluster u64 · 8 group u32 · 12 from u64 · 20 to u64 · 28 kind u8 · 29 reject u8 (0 or 1) · 30 term u64 · 38 log term u64 · 46 index u64 · 54 commit u64 · 62 commit term u64 · 70 reject hint u64 · 78 request snapshot u64 · 86 priority i64 · 94 context bytes u8 · 95 context (16) · 111 snapshot index u64 · 119 snapshot term u64 · 127 snapshot transfer u64 · 135 membership bytes u32 · 139 entries vec of head (21) · = 147 |

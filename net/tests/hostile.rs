@@ -192,7 +192,7 @@ fn peer_samples() -> Vec<Vec<u8>> {
         shards: 6,
         groups: 7,
         to_node: 8,
-        to_incarnation: 9,
+        replaces: 9,
         host: long,
         port: 10,
     };

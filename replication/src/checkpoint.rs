@@ -91,7 +91,9 @@ impl Replica {
         let Ok(snapshot) = snapshot_of(offer) else { return false };
         let state = snapshot.get_metadata().get_conf_state();
         let mut members = state.voters.iter().chain(&state.learners).chain(&state.voters_outgoing);
-        if !members.any(|id| *id == to) || offer.index < self.base().0 {
+        // Whoever was removed since has no place in the engine any more.
+        let is_member = self.engine().prs().get(to).is_some();
+        if !is_member || !members.any(|id| *id == to) || offer.index < self.base().0 {
             return false;
         }
         self.store_mut().set_offer(Some((to, snapshot)));

@@ -173,8 +173,7 @@ impl Storage for Log {
         match &self.offer {
             // The entries behind it must be there, or it would help nobody.
             Some((whose, snapshot))
-                if *whose == to
-                    && snapshot.get_metadata().index >= request_index.max(self.base.0) =>
+                if *whose == to && snapshot.get_metadata().index >= request_index.max(self.base.0) =>
             {
                 Ok(snapshot.clone())
             }

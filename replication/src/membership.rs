@@ -87,9 +87,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<ConfState, Error> {
 pub(crate) fn is_sound(state: &ConfState) -> bool {
     let lists = [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next];
     let is_list = |list: &Vec<u64>| list.len() <= MEMBERS_MAX && list.iter().all(|id| *id != 0);
-    let learners_vote = state.learners.iter().any(|id| {
-        state.voters.contains(id) || state.voters_outgoing.contains(id)
-    });
+    let learners_vote =
+        state.learners.iter().any(|id| state.voters.contains(id) || state.voters_outgoing.contains(id));
     let next_are_outgoing = state.learners_next.iter().all(|id| state.voters_outgoing.contains(id));
     lists.into_iter().all(is_list) && !state.voters.is_empty() && !learners_vote && next_are_outgoing
 }

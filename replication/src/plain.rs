@@ -174,12 +174,8 @@ mod tests {
 
     #[test]
     fn a_message_survives_its_plain_form() {
-        let entry = |index, kind| Entry {
-            term: Term(3),
-            index: Index(index),
-            kind,
-            data: Bytes::from_static(b""),
-        };
+        let entry =
+            |index, kind| Entry { term: Term(3), index: Index(index), kind, data: Bytes::from_static(b"") };
         let plain = Plain {
             kind: Kind::Append,
             from: 7 << 32 | 1,

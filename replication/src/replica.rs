@@ -322,6 +322,11 @@ impl Replica {
         Index(self.node.raft.raft_log.last_index())
     }
 
+    /// This entry is in the log here, in memory at least.
+    pub fn has(&self, index: Index, term: Term) -> bool {
+        self.node.raft.raft_log.match_term(index.0, term.0)
+    }
+
     pub fn committed(&self) -> Index {
         Index(self.node.raft.raft_log.committed)
     }

@@ -376,7 +376,13 @@ impl World {
             restored.hard_state.vote = 0;
         }
         disk.applied = base.0.0;
-        let options = Options { group: GroupId(1), id: node as u64 + 1, voters: vec![1, 2, 3], seed, is_preferred: false };
+        let options = Options {
+            group: GroupId(1),
+            id: node as u64 + 1,
+            voters: vec![1, 2, 3],
+            seed,
+            is_preferred: false,
+        };
         disk.replica = Some(Replica::new(options, restored).expect("a replica from what it wrote"));
         self.with(node, |_| {});
     }

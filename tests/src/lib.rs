@@ -6,6 +6,7 @@
 //! disk     one shard's directory, with everything a disk can do to it
 //! log      a log alone: append, write, crash, recover, recycle
 //! shard    a whole node: clients, queues, log and disk
+//! cluster  several of them, and the network between
 //! checker  what a broker promised, and whether it kept it
 //! ```
 //!
@@ -15,6 +16,7 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests: what cannot go on says where")]
 
 pub mod checker;
+pub mod cluster;
 pub mod disk;
 pub mod fuzz;
 pub mod log;

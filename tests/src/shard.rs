@@ -21,6 +21,7 @@ mod workload;
 use std::collections::{BTreeMap, VecDeque};
 
 use ringmain_core::config::{Bytes, Limits};
+use ringmain_core::member::Member;
 use ringmain_core::shard::{Address, Output, Shard, ShardOptions};
 use ringmain_core::time::Time;
 use ringmain_wal::{GroupId, Identity, LogOptions, Position, PrepareSegment, WriteId};
@@ -202,6 +203,7 @@ impl Run {
     fn new(seed: u64, plant: Plant, trace: Trace) -> Self {
         let mut world = World::new(seed, trace);
         let rng = &mut world.rng;
+        let address = Address { host: "node".to_owned(), port: 7411 };
         let options = ShardOptions {
             identity: IDENTITY,
             log: LogOptions {
@@ -222,7 +224,9 @@ impl Run {
                 ..Limits::default()
             },
             groups: vec![GroupId(0)],
-            addresses: vec![Address { host: "node".to_owned(), port: 7411 }],
+            addresses: vec![address.clone()],
+            founders: vec![Member { node: IDENTITY.node, incarnation: IDENTITY.incarnation, address }],
+            layout: None,
             seed: rng.draw(),
         };
         let mut disk = Disk::new(IDENTITY, SEGMENT_BYTES);

@@ -239,6 +239,7 @@ impl Engine {
             return Err(Refusal::TooMany);
         }
         let name: Arc<str> = Arc::from(name);
+        self.memory_queues += u32::from(settings.is_quorum_memory());
         let id = self.queues.insert(|id| Queue::new(QueueId(id), Arc::clone(&name), settings));
         self.names.insert(name, QueueId(id));
         if let (Some(leader), Some(queue)) = (&mut self.leader, self.queues.find(id)) {
@@ -255,6 +256,7 @@ impl Engine {
         self.names.remove(&*queue.name);
         let queue = Arc::make_mut(&mut queue);
         let messages = queue.totals.live;
+        self.memory_queues -= u32::from(queue.settings.is_quorum_memory());
         for rank in 0..queue.levels().len() {
             queue.purge_level(rank, &[], &mut |chunk| self.buried.push_back(chunk), &mut |_| ());
         }

@@ -52,6 +52,16 @@ impl Engine {
         self.leader = Some(Box::new(Leader::new(&self.queues, self.options.ordinal, now)));
     }
 
+    /// As [`Engine::lead`], after another replica: what it had delivered is not known here, so everything that is there may
+    /// be a redelivery.
+    pub fn succeed(&mut self, now: Time) {
+        self.lead(now);
+        let leader = self.leader.as_mut().expect("it leads from here on");
+        for queue in self.queues.iter() {
+            leader.desk_mut(queue_slot(queue.id)).note_past(queue);
+        }
+    }
+
     /// This replica leads no longer: leases, consumers and what was on its way are forgotten. Says which consumers ended.
     pub fn follow(&mut self, ended: &mut Vec<(ConnectionId, ConsumerId)>) {
         let Some(leader) = self.leader.take() else { return };
@@ -176,6 +186,8 @@ impl Engine {
             let (priority, sequence) = leader.desk_mut(slot).next(queue).expect("an offer has a message");
             let message =
                 queue.level(priority).and_then(|level| level.slot(sequence)).expect("the message is live");
+            let rank = queue.rank(priority).expect("a level that has a message is there");
+            let is_past = leader.desk(slot).is_some_and(|desk| desk.is_past(rank, sequence));
             let deliveries = message.deliveries.saturating_add(1);
             return Some(Dispatch {
                 connection,
@@ -184,7 +196,7 @@ impl Engine {
                 priority,
                 sequence,
                 deliveries,
-                is_redelivered: deliveries > 1 || message.was_delivered,
+                is_redelivered: deliveries > 1 || message.was_delivered || is_past,
                 position: message.position,
                 bytes: message.stored_bytes,
             });

@@ -1,6 +1,7 @@
 //! What a cluster is made of, as every data directory of it knows.
 
 use crate::config::{Address, NODES_MAX, SHARDS_MAX, host_is_plain};
+use crate::member::replica_id;
 
 /// Groups of one shard: one for each founder.
 pub const GROUPS_MAX: u32 = 16;
@@ -43,17 +44,8 @@ pub struct ClusterLayout {
     pub state: State,
     /// By node.
     pub founders: Vec<Founder>,
-}
-
-/// The id of a replica in its group: another data directory is another replica, so that a wiped node never votes as its
-/// old self.
-pub fn replica_id(node: u32, incarnation: u32) -> u64 {
-    u64::from(incarnation) << 32 | u64::from(node)
-}
-
-/// The node that a replica is on.
-pub fn node_of(replica: u64) -> u32 {
-    replica as u32
+    /// The incarnation that this node had before its log was found rotten; 0: none. The members replace it by this one.
+    pub replaces: u32,
 }
 
 impl Founder {

@@ -40,6 +40,7 @@ fn fresh(config: &Config, incarnation: u32) -> ClusterLayout {
         segment_bytes: 1 << 24,
         state: Forming,
         founders: Vec::new(),
+        replaces: 0,
     }
 }
 

@@ -101,6 +101,7 @@ pub(super) fn heard(reply: peer::Formation) -> Result<Heard, String> {
                 segment_bytes: reply.segment_bytes,
                 state: State::Formed,
                 founders,
+                replaces: 0,
             };
             if let Some(why) = layout.refusal() {
                 return Err(format!("its cluster cannot be: {why}"));
@@ -171,6 +172,7 @@ mod tests {
             segment_bytes: 1 << 24,
             state: State::Formed,
             founders: vec![founder(1, 10), founder(2, 20)],
+            replaces: 0,
         }
     }
 

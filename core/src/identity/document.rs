@@ -46,7 +46,15 @@ struct Document2 {
     groups: u32,
     segment_bytes: u64,
     created: String,
+    #[serde(default, skip_serializing_if = "is_none")]
+    replaces: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    aside: String,
     founders: Vec<Entry>,
+}
+
+fn is_none(incarnation: &u32) -> bool {
+    *incarnation == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +110,8 @@ pub(super) fn write(identity: &Identity) -> String {
         groups: identity.groups,
         segment_bytes: identity.segment_bytes,
         created: identity.created.clone(),
+        replaces: identity.replaces,
+        aside: identity.aside.clone(),
         founders: identity.founders.iter().map(entry).collect(),
     };
     let body = toml::to_string(&document).expect("numbers and short texts are always TOML");
@@ -125,6 +135,8 @@ impl Document1 {
             created: self.created,
             state: State::Formed,
             founders: vec![Founder { node: self.node, incarnation: self.incarnation, address }],
+            replaces: 0,
+            aside: String::new(),
         })
     }
 }
@@ -152,6 +164,8 @@ impl Document2 {
                 Stage::Joining => State::Joining,
             },
             founders: self.founders.into_iter().map(founder).collect(),
+            replaces: self.replaces,
+            aside: self.aside,
         })
     }
 }
@@ -180,6 +194,8 @@ mod tests {
             created: "2026-03-21T17:04:05Z".to_owned(),
             state: State::Formed,
             founders: (1..=3).map(founder).collect(),
+            replaces: 0,
+            aside: String::new(),
         }
     }
 
@@ -197,7 +213,8 @@ mod tests {
         let joining = Identity { node: 9, state: State::Joining, ..identity() };
         let forming =
             Identity { cluster: 0, groups: 0, founders: Vec::new(), state: State::Forming, ..identity() };
-        for identity in [formed, joining, forming] {
+        let aside = Identity { replaces: 7, aside: "quarantined-1".to_owned(), ..joining.clone() };
+        for identity in [formed, joining, forming, aside] {
             assert_eq!(parse(&write(&identity)).ok(), Some(identity));
         }
     }

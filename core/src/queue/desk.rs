@@ -56,11 +56,13 @@ struct DeskLevel {
     returned: BinaryHeap<Reverse<u64>>,
     in_flight: u64,
     in_flight_stored_bytes: u64,
+    /// What lies before it was there when another replica led, which may have delivered it.
+    past: u64,
 }
 
 impl DeskLevel {
     fn new() -> Self {
-        Self { cursor: 0, returned: BinaryHeap::new(), in_flight: 0, in_flight_stored_bytes: 0 }
+        Self { cursor: 0, returned: BinaryHeap::new(), in_flight: 0, in_flight_stored_bytes: 0, past: 0 }
     }
 }
 
@@ -94,6 +96,17 @@ impl Desk {
     /// Something could be delivered if a consumer takes it.
     pub(crate) fn has_offer(&self) -> bool {
         !self.ready.is_empty() && !self.is_parked && self.purges == 0
+    }
+
+    /// Whatever the queue holds may have been delivered by the leader before.
+    pub(crate) fn note_past(&mut self, queue: &Queue) {
+        for (desk, level) in self.levels.iter_mut().zip(queue.levels()) {
+            desk.past = level.next();
+        }
+    }
+
+    pub(crate) fn is_past(&self, rank: usize, sequence: u64) -> bool {
+        sequence < self.levels[rank].past
     }
 
     pub(crate) fn open_level(&mut self, rank: usize) {

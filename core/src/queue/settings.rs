@@ -21,6 +21,9 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// A week: longer leases are a sign of a unit mistaken.
 const LEASE_MS_MAX: u32 = 7 * 24 * 60 * 60 * 1_000;
 
+/// In `durability`: 0 is quorum-disk.
+const DURABILITY_QUORUM_MEMORY: u8 = 1;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Messages may have priorities 0..priorities; 1..=256.
@@ -59,16 +62,21 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Acknowledged when a majority has it in memory, not on disk.
+    pub(crate) fn is_quorum_memory(&self) -> bool {
+        self.durability == DURABILITY_QUORUM_MEMORY
+    }
+
     /// What makes no sense is invalid, what is not built yet is unsupported: a setting is never silently ignored.
     pub fn validate(&self) -> Result<(), Refusal> {
         if !(1..=256).contains(&self.priorities) || !(1..=LEASE_MS_MAX).contains(&self.lease_ms) {
             return Err(Refusal::InvalidSettings);
         }
-        let plain = self.durability == 0
-            && self.overflow == 0
-            && self.ttl_ms == 0
-            && self.max_deliveries == 0
-            && self.dead_letter.is_empty();
+        if self.durability > DURABILITY_QUORUM_MEMORY {
+            return Err(Refusal::InvalidSettings);
+        }
+        let plain =
+            self.overflow == 0 && self.ttl_ms == 0 && self.max_deliveries == 0 && self.dead_letter.is_empty();
         if plain { Ok(()) } else { Err(Refusal::Unsupported) }
     }
 

@@ -25,7 +25,7 @@ impl Shard {
             _ => return false,
         };
         let is_ours = cluster == self.options.identity.cluster && to == self.options.replica();
-        let is_theirs = self.peers.member(node).is_some_and(|member| member.replica() == from);
+        let is_theirs = self.peers.up(node).is_some_and(|up| up.replica == from);
         let ordinal = self.options.ordinal(GroupId(group)).filter(|_| is_ours && is_theirs);
         let Some(ordinal) = ordinal else { return false };
         let options = EngineOptions {
@@ -181,7 +181,8 @@ impl Group {
             }
             return;
         }
-        if !self.is_serving() {
+        // A new leader may need the one that lacks entries for its majority, so it does not wait until it serves.
+        if !self.is_leader() {
             return;
         }
         let wanted = self.replica.checkpoint_wanted();

@@ -25,7 +25,7 @@ pub struct PeerHello<'a> {
     /// Who is called.
     pub to_node: u32,
     /// 0: not known yet.
-    pub to_incarnation: u32,
+    pub replaces: u32,
     /// Where the caller can be called; "": nothing is advertised.
     #[rkyv(with = Str)]
     pub host: &'a str,
@@ -137,7 +137,7 @@ pub(super) fn decode_hello<'a>(frame: &Frame<'a>) -> Result<PeerHello<'a>, Frame
         shards: archived.shards.to_native(),
         groups: archived.groups.to_native(),
         to_node: archived.to_node.to_native(),
-        to_incarnation: archived.to_incarnation.to_native(),
+        replaces: archived.replaces.to_native(),
         host: check_text(Kind::PeerHello, archived.host.as_str(), NAME_BYTES_MAX)?,
         port: archived.port.to_native(),
     })

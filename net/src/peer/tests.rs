@@ -140,7 +140,7 @@ fn greetings() -> Vec<Vec<u8>> {
         shards: 4,
         groups: 3,
         to_node: 2,
-        to_incarnation: 6,
+        replaces: 6,
         host: "node1.example",
         port: 7400,
     };
@@ -463,7 +463,7 @@ fn texts_are_limited() {
         shards: 1,
         groups: 1,
         to_node: 2,
-        to_incarnation: 0,
+        replaces: 0,
         host: &host,
         port: 1,
     };

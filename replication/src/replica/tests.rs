@@ -366,7 +366,8 @@ fn removed_leader_steps_down() {
     let mut node = Node::new(1, &[1]);
     node.persist_all();
     // Not to be had through propose_voters: it happens when a leader inherits the proposal of an earlier one.
-    let mut change = membership::change(node.replica.node.store().conf_state(), &[1, 2, 3], &[], Bytes::new()).unwrap();
+    let mut change =
+        membership::change(node.replica.node.store().conf_state(), &[1, 2, 3], &[], Bytes::new()).unwrap();
     node.replica.node.propose_conf_change(Vec::new(), change).unwrap();
     node.drive();
     node.persist_all();
@@ -412,7 +413,10 @@ fn membership_survives_a_restart_with_and_without_a_checkpoint() {
         assert_eq!(node.replica.propose_membership(&[2], &[], Bytes::new()), Err(Refusal::Membership));
         assert_eq!(node.replica.propose_membership(&[1], &[], Bytes::new()), Err(Refusal::Membership));
         node.replica.propose_membership(&[1, 2], &[], Bytes::new()).unwrap();
-        assert_eq!(node.replica.propose_membership(&[1, 3], &[], Bytes::new()), Err(Refusal::MembershipPending));
+        assert_eq!(
+            node.replica.propose_membership(&[1, 3], &[], Bytes::new()),
+            Err(Refusal::MembershipPending)
+        );
         node.drive();
         node.persist_all();
         assert_eq!(node.replica.voters(), [1, 2]);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ringmain_tests::world::Trace;
-use ringmain_tests::{log, shard};
+use ringmain_tests::{cluster, log, shard};
 
 /// Replays what happens to a seed.
 #[derive(Parser)]
@@ -19,11 +19,14 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     seeds: u64,
     /// Steps of one run.
-    #[arg(long, default_value_t = 2_000)]
-    steps: u64,
+    #[arg(long)]
+    steps: Option<u64>,
     /// A log without a broker around it.
     #[arg(long)]
     log: bool,
+    /// Whole clusters.
+    #[arg(long, conflicts_with = "log")]
+    cluster: bool,
     /// Tell every event on stderr.
     #[arg(long)]
     trace: bool,
@@ -31,13 +34,17 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let steps = arguments.steps.unwrap_or(if arguments.cluster { 12_000 } else { 2_000 });
     let mut failed = 0;
     for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {
         let trace = if arguments.trace { Trace::spoken() } else { Trace::silent() };
-        let run = AssertUnwindSafe(|| match arguments.log {
-            true => log::run(seed, arguments.steps, log::Plant::Nothing, trace).map(|one| format!("{one:?}")),
-            false => {
-                shard::run(seed, arguments.steps, shard::Plant::Nothing, trace).map(|one| format!("{one:?}"))
+        let run = AssertUnwindSafe(|| {
+            if arguments.log {
+                log::run(seed, steps, log::Plant::Nothing, trace).map(|one| format!("{one:?}"))
+            } else if arguments.cluster {
+                cluster::run(seed, steps, cluster::Plant::Nothing, trace).map(|one| format!("{one:?}"))
+            } else {
+                shard::run(seed, steps, shard::Plant::Nothing, trace).map(|one| format!("{one:?}"))
             }
         });
         // What a broken assumption has to say, the panic's own message has said already.
@@ -51,9 +58,10 @@ fn main() -> ExitCode {
         }
     }
     if failed > 0 {
+        let of_what = if arguments.cluster { " --cluster" } else { "" };
         println!(
-            "{failed} of {} seeds failed: cargo sim SEED --steps {} --trace",
-            arguments.seeds, arguments.steps
+            "{failed} of {} seeds failed: cargo sim{of_what} SEED --steps {steps} --trace",
+            arguments.seeds
         );
         return ExitCode::FAILURE;
     }

@@ -33,7 +33,7 @@ fn greetings() -> Vec<Vec<u8>> {
         shards: 4,
         groups: 12,
         to_node: 5,
-        to_incarnation: 0,
+        replaces: 0,
         host: NAME,
         port: 7400,
     };

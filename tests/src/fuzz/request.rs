@@ -11,6 +11,7 @@ use bytes::Bytes;
 use ringmain_core::boot::Replay;
 use ringmain_core::config::{self, Limits};
 use ringmain_core::connection::ConnectionId;
+use ringmain_core::member::Member;
 use ringmain_core::shard::{Address, Input, Output, Shard, ShardOptions};
 use ringmain_core::time::Time;
 use ringmain_net::frame;
@@ -49,13 +50,16 @@ pub(super) const SEGMENT_BYTES: u64 = 1 << 20;
 
 pub(super) fn options() -> ShardOptions {
     let identity = Identity { cluster: 7, node: 1, shard: 0, incarnation: 1 };
+    let address = Address { host: "localhost".to_owned(), port: 7411 };
     ShardOptions {
         identity,
         log: LogOptions { segment_bytes: SEGMENT_BYTES, segments_ready: 1, ..LogOptions::new(identity) },
         // Often enough that a short script has one.
         limits: Limits { checkpoint_bytes: config::Bytes(32 << 10), ..Limits::default() },
         groups: vec![GroupId(0)],
-        addresses: vec![Address { host: "localhost".to_owned(), port: 7411 }],
+        addresses: vec![address.clone()],
+        founders: vec![Member { node: identity.node, incarnation: identity.incarnation, address }],
+        layout: None,
         seed: 1,
     }
 }
@@ -275,7 +279,7 @@ pub(super) fn script() -> (Vec<u8>, Host) {
     let settings = QueueSettings { priorities: 4, max_length: 50, ..QueueSettings::default() };
     scribe.ask(0, &CreateQueue { name: "orders", settings }, &[]);
     let queue = scribe.ask(0, &OpenQueue { name: "orders" }, &[]);
-    let session = scribe.ask(0, &OpenSession { producer: "fuzz" }, &[]);
+    let session = scribe.ask(0, &OpenSession { queue, producer: "fuzz" }, &[]);
     assert!(queue != 0 && session != 0);
     scribe.publish((queue, session, 1), &[0, 1, 2, 3, 3]);
     scribe.publish((queue, session, 2), &[1; 20]);
@@ -288,7 +292,7 @@ pub(super) fn script() -> (Vec<u8>, Host) {
     scribe.event(TIME, 3, &[]);
     scribe.publish((queue, session, 3), &[3]);
     scribe.ask(1, &ShowQueue { name: "orders" }, &[]);
-    scribe.ask(1, &ListQueues { after: "", limit: 10 }, &[]);
+    scribe.ask(1, &ListQueues { group: 0, after: "", limit: 10 }, &[]);
     scribe.ask(0, &PurgeQueue { name: "orders" }, &[]);
     scribe.ask(1, &Unsubscribe { consumer }, &[]);
     scribe.ask(1, &Ping, &[]);

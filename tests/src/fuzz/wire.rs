@@ -3,10 +3,11 @@
 use ringmain_net::frame::{self, FRAME_BYTES_MAX, HEADER_BYTES};
 use ringmain_net::headers;
 use ringmain_net::protocol::{
-    Closing, Cluster, CreateQueue, DeleteQueue, Delivery, DeliveryHead, Done, Hello, LevelInfo, ListQueues,
-    MessageHead, Metadata, OpenQueue, OpenSession, Outcome, PROTOCOL, Ping, Pong, Publish, PurgeQueue,
-    QueueInfo, QueueList, QueueOpened, QueueSettings, QueueShown, Receipt, Refused, Reply, Request,
-    SessionOpened, Settle, SettleRun, Settled, ShardAddress, ShowQueue, Subscribe, Subscribed, Unsubscribe,
+    ChangeMembers, Closing, Cluster, ConsumerEnded, CreateQueue, DeleteQueue, Delivery, DeliveryHead, Done,
+    GroupInfo, GroupsShown, Hello, LevelInfo, ListQueues, MemberInfo, MessageHead, Metadata, MoveLeader,
+    NodeAddress, OpenQueue, OpenSession, Outcome, PROTOCOL, Ping, Pong, Publish, PurgeQueue, QueueInfo,
+    QueueList, QueueOpened, QueueSettings, QueueShown, Receipt, Refused, Reply, Request, SessionOpened,
+    Settle, SettleRun, Settled, ShardAddress, ShowGroups, ShowQueue, Subscribe, Subscribed, Unsubscribe,
     Welcome, Words,
 };
 
@@ -60,22 +61,27 @@ fn requests() -> Vec<Vec<u8>> {
     let name = "a name that is longer than eight bytes";
     let settings = QueueSettings { dead_letter: name.to_owned(), ..QueueSettings::default() };
     let heads = [MessageHead { payload_bytes: 4, key_bytes: 1, ..MessageHead::default() }; 20];
+    let change =
+        ChangeMembers { group: 1, add_node: 2, add_incarnation: 3, host: name, port: 4, remove_node: 5 };
     let run = SettleRun { sequence: 1, count: 2, deliveries: 1, priority: 0, outcome: Outcome::Nack };
     vec![
         encoded(&Hello { protocol: PROTOCOL, cluster: 0, agent: name }, &[]),
         encoded(&Metadata, &[]),
         encoded(&CreateQueue { name, settings }, &[]),
         encoded(&ShowQueue { name }, &[]),
-        encoded(&ListQueues { after: name, limit: 10 }, &[]),
+        encoded(&ListQueues { group: 1, after: name, limit: 10 }, &[]),
         encoded(&DeleteQueue { name }, &[]),
         encoded(&PurgeQueue { name }, &[]),
         encoded(&OpenQueue { name }, &[]),
-        encoded(&OpenSession { producer: name }, &[]),
+        encoded(&OpenSession { queue: 1, producer: name }, &[]),
         encoded(&Publish { queue: 1, session: 2, epoch: 3, sequence: 4, messages: &heads }, &[&[b'x'; 100]]),
         encoded(&Subscribe { queue: 1, credit: 10 }, &[]),
         encoded(&Settle { consumer: 1, items: &[run; 10] }, &[]),
         encoded(&Unsubscribe { consumer: 1 }, &[]),
         encoded(&Ping, &[]),
+        encoded(&ShowGroups, &[]),
+        encoded(&MoveLeader { group: 1, node: 2 }, &[]),
+        encoded(&change, &[]),
     ]
 }
 
@@ -87,19 +93,25 @@ fn replies() -> Vec<Vec<u8>> {
         QueueInfo { name: name.to_owned(), settings: settings.clone(), levels, ..QueueInfo::default() };
     let heads = [DeliveryHead { payload_bytes: 4, headers_bytes: 1, ..DeliveryHead::default() }; 20];
     let shards = vec![ShardAddress { host: name.to_owned(), port: 1 }; 8];
+    let nodes = vec![NodeAddress { node: 1, host: name.to_owned(), port: 1 }; 3];
+    let member = MemberInfo { host: name.to_owned(), ..MemberInfo::default() };
+    let group = GroupInfo { members: vec![member; 3], ..GroupInfo::default() };
     let welcome = Welcome {
         protocol: PROTOCOL,
         cluster: 1,
         node: 1,
+        incarnation: 2,
         shard: 0,
+        groups: 3,
         message_bytes_max: 1 << 20,
         frame_bytes_max: 4 << 20,
         inflight_frames_max: 4096,
         shards: shards.clone(),
+        nodes: nodes.clone(),
     };
     vec![
         encoded(&welcome, &[]),
-        encoded(&Cluster { cluster: 1, node: 2, shard: 3, shards }, &[]),
+        encoded(&Cluster { cluster: 1, node: 2, incarnation: 4, shard: 3, groups: 2, shards, nodes }, &[]),
         encoded(&QueueOpened { queue: 1, settings }, &[]),
         encoded(&QueueShown { info: info.clone() }, &[]),
         encoded(&QueueList { queues: vec![info; 6], more: true }, &[]),
@@ -112,6 +124,8 @@ fn replies() -> Vec<Vec<u8>> {
         encoded(&Delivery { consumer: 1, queue: 2, messages: &heads }, &[&[b'x'; 100]]),
         encoded(&Refused { detail: name, redirect_host: name, ..Refused::default() }, &[]),
         encoded(&Closing { code: 1, detail: name }, &[]),
+        encoded(&GroupsShown { node: 1, incarnation: 2, shard: 0, groups: vec![group; 2] }, &[]),
+        encoded(&ConsumerEnded { consumer: 1, code: 4, detail: name }, &[]),
     ]
 }
 

@@ -295,7 +295,7 @@ impl Run {
         let mut bytes = Vec::new();
         let hello = Hello { protocol: PROTOCOL, cluster: 0, agent: "ghost" };
         frame::encode(&mut bytes, 1, &hello, &[]);
-        frame::encode(&mut bytes, 2, &OpenSession { producer: "" }, &[]);
+        frame::encode(&mut bytes, 2, &OpenSession { queue: 0, producer: "" }, &[]);
         self.ghost_says(connection, &bytes)
     }
 

@@ -237,6 +237,9 @@ impl Tap {
             | Request::Metadata
             | Request::CreateQueue(_)
             | Request::ListQueues(_)
+            | Request::ShowGroups
+            | Request::MoveLeader(_)
+            | Request::ChangeMembers(_)
             | Request::Ping => Asked::Other,
         };
         if let Some(connection) = self.connections.get_mut(&connection) {
@@ -408,8 +411,8 @@ impl Tap {
                 self.queues.remove(&name);
                 delete.map_or(Ok(()), |delete| self.checker.delete_done(&delete, Some(done.count)))
             }
-            (Reply::Refused(refused), None) if refused.code() == Code::NoSuchConsumer => {
-                self.checker.consumer_gone(consumer_key(id, refused.sequence as u32));
+            (Reply::ConsumerEnded(ended), None) if ended.code() == Code::NoSuchQueue => {
+                self.checker.consumer_gone(consumer_key(id, ended.consumer));
                 Ok(())
             }
             (Reply::Refused(refused), Some(asked)) => self.refused(refused.code(), asked),

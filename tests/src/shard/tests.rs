@@ -76,7 +76,7 @@ fn accepted_torn_record_is_found() {
 
 #[test]
 fn forgotten_session_is_found() {
-    expect_found(Plant::SessionForgotten, &["once:", "exact:"]);
+    expect_found(Plant::SessionForgotten, &["once:", "exact:", "bounded:"]);
 }
 
 #[test]

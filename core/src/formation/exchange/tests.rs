@@ -103,6 +103,7 @@ fn strangers_get_no_answer_and_do_no_harm() {
         segment_bytes: 1 << 24,
         state: State::Forming,
         founders: Vec::new(),
+        replaces: 0,
     };
     let card = form_reply(&layout, "h", 1).0;
     let shown = card.clone();

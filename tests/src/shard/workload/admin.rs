@@ -42,7 +42,7 @@ impl Admin {
             0 if !context.is_calm => context.say(number, &DeleteQueue { name: "passing" }),
             1 if !context.is_calm => context.say(number, &PurgeQueue { name }),
             2 if !context.is_calm => context.hangs_up = true,
-            3 => context.say(number, &ListQueues { after: "", limit: 3 }),
+            3 => context.say(number, &ListQueues { group: 0, after: "", limit: 3 }),
             4 => context.say(number, &Metadata),
             5 => context.say(number, &Ping),
             6..=12 => self.create(context),

@@ -127,7 +127,7 @@ impl Consumer {
         }
     }
 
-    pub(super) fn heard(&mut self, request: u64, reply: &Reply<'_>, _context: &mut Context<'_>) {
+    pub(super) fn heard(&mut self, _request: u64, reply: &Reply<'_>, _context: &mut Context<'_>) {
         match reply {
             Reply::Welcome(_) => self.is_greeted = true,
             Reply::QueueOpened(opened) => {
@@ -143,12 +143,12 @@ impl Consumer {
                     deliveries: message.head.deliveries,
                 }));
             }
+            // Its queue was deleted.
+            Reply::ConsumerEnded(ended) if self.consumer == Some(ended.consumer) => {
+                (self.consumer, self.handle) = (None, None);
+                self.held.clear();
+            }
             Reply::Refused(refused) => match refused.code() {
-                // Its queue was deleted.
-                Code::NoSuchConsumer if request == 0 => {
-                    (self.consumer, self.handle) = (None, None);
-                    self.held.clear();
-                }
                 Code::NoSuchQueue => self.handle = None,
                 _ => self.unanswered = self.unanswered.saturating_sub(1),
             },

@@ -180,7 +180,7 @@ impl Producer {
     fn open_session(&mut self, context: &mut Context<'_>) {
         self.request += 1;
         self.waits.insert(self.request, Waits::Session);
-        context.say(self.request, &OpenSession { producer: &self.name });
+        context.say(self.request, &OpenSession { queue: 0, producer: &self.name });
     }
 
     fn open_queues(&mut self, context: &mut Context<'_>) {

@@ -1,0 +1,433 @@
+//! Whole clusters in a virtual world: real shards, one for each node, on virtual disks, joined and asked over virtual
+//! connections.
+//!
+//! ```text
+//! machine  a node: carries its shard's outputs to the disk and the network and the inputs back; boots, crashes, is wiped
+//! network  bytes between any two: in order for each connection, late, cut off, corrupted, repeated
+//! chaos    what nobody asked for, and what of it may happen at a time without more being lost than a minority
+//! client   producers, consumers, administrators, whoever changes the members, and a stranger
+//! oracle   reads along where shards speak and where clients do: what was promised, and whether it was kept
+//! ```
+//!
+//! At the end everything heals: then every group has its members and a leader, everything is consumed, and all members
+//! have the same state.
+
+#![allow(clippy::too_many_lines, reason = "one match over everything that can happen")]
+
+mod chaos;
+mod client;
+mod lies;
+mod machine;
+mod network;
+mod oracle;
+
+use std::collections::BTreeMap;
+
+use ringmain_core::member::Member;
+use ringmain_core::shard::Address;
+use ringmain_wal::{Position, PrepareSegment, WriteId};
+
+use crate::disk::Flight;
+use crate::world::{MICROSECOND, MILLISECOND, SECOND, Trace, World};
+use chaos::Weather;
+use client::Client;
+use lies::Lies;
+use machine::{Machine, State};
+use network::Pipe;
+use oracle::Oracle;
+
+const CLUSTER: u64 = 0x51D0_0000_0000_0011;
+const PORT: u16 = 7411;
+/// The wall's time when a run begins.
+const BEGIN: u64 = 1_700_000_000 * SECOND;
+/// Purges want room for what they keep, so a segment cannot be smaller.
+const SEGMENT_BYTES: u64 = 2 << 20;
+/// All machines there are; a cluster has three or five of them.
+const MACHINES: usize = 5;
+/// A healed cluster has this long to finish everything.
+const CALM_NS: u64 = 60 * SECOND;
+
+/// What the surroundings of the shards do wrong on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plant {
+    Nothing,
+    /// What a node promised in an election is forgotten when it restarts.
+    VoteForgotten,
+    /// A write is reported as durable when it is submitted.
+    DurableEarly,
+    /// A producer that finds another leader begins a session of its own with what was not answered.
+    SessionForgotten,
+    /// Whoever was told a count once is told the same ever after by the same node.
+    CountStale,
+    /// What was settled is delivered once more.
+    SettledAgain,
+    /// What a consumer should get is settled on its way.
+    MessageLost,
+}
+
+/// What happened in a run.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Report {
+    pub trace: u64,
+    pub steps: u64,
+    pub virtual_ms: u64,
+    pub acknowledged: u64,
+    pub duplicates: u64,
+    pub delivered: u64,
+    pub redelivered: u64,
+    pub settled: u64,
+    pub stale: u64,
+    pub shown: u64,
+    pub purged: u64,
+    pub deleted: u64,
+    pub full: u64,
+    pub redirected: u64,
+    pub ended: u64,
+    pub leaders: u64,
+    pub moves: u64,
+    pub changes: u64,
+    pub installed: u64,
+    pub crashes: u64,
+    pub cuts: u64,
+    pub pauses: u64,
+    pub resets: u64,
+    pub corrupted: u64,
+    pub replayed: u64,
+    pub jumps: u64,
+    pub stuck: u64,
+    pub wiped: u64,
+    pub rotten: u64,
+    pub removed: u64,
+    pub digests: u64,
+}
+
+impl Report {
+    /// Each of which should happen now and then.
+    pub fn counts(&self) -> [(&'static str, u64); 28] {
+        [
+            ("acknowledged", self.acknowledged),
+            ("duplicates", self.duplicates),
+            ("delivered", self.delivered),
+            ("redelivered", self.redelivered),
+            ("settled", self.settled),
+            ("stale", self.stale),
+            ("shown", self.shown),
+            ("purged", self.purged),
+            ("deleted", self.deleted),
+            ("full", self.full),
+            ("redirected", self.redirected),
+            ("ended", self.ended),
+            ("leaders", self.leaders),
+            ("moves", self.moves),
+            ("changes", self.changes),
+            ("installed", self.installed),
+            ("crashes", self.crashes),
+            ("cuts", self.cuts),
+            ("pauses", self.pauses),
+            ("resets", self.resets),
+            ("corrupted", self.corrupted),
+            ("replayed", self.replayed),
+            ("jumps", self.jumps),
+            ("stuck", self.stuck),
+            ("wiped", self.wiped),
+            ("rotten", self.rotten),
+            ("removed", self.removed),
+            ("digests", self.digests),
+        ]
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Act(usize),
+    Chaos,
+    Heal,
+    /// Of one life of a machine.
+    Machine(usize, u64, Deed),
+    Boot(usize, u64),
+    /// Bytes reach this side of a connection.
+    Arrive(u64, usize),
+    /// The kernel has taken bytes from this side.
+    Sent(u64, usize, usize),
+    /// This side learns that the connection is over.
+    Over(u64, usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    Turn,
+    Deadline,
+    Written(Flight, WriteId),
+    SlotWritten(Flight),
+    Prepared(PrepareSegment),
+    Retry,
+    Read(Position, usize),
+    /// Somebody connected.
+    Accept(u64),
+    /// The dial of a peer has come to its end.
+    Dialled(usize),
+    /// Nobody knows this peer's host.
+    Unknown(u32),
+}
+
+struct Run {
+    world: World<Event>,
+    plant: Plant,
+    weather: Weather,
+    groups: usize,
+    machines: Vec<Machine>,
+    clients: Vec<Client>,
+    oracle: Oracle,
+    lies: Lies,
+    report: Report,
+
+    pipes: BTreeMap<u64, Pipe>,
+    next_pipe: u64,
+    /// Until when nothing passes from one machine to another.
+    cuts: [[u64; MACHINES]; MACHINES],
+    /// Between peers, some time ago: from, to, and whole frames.
+    overheard: Vec<(usize, usize, Vec<u8>)>,
+    next_message: u64,
+    /// Who is to be a member of every group, and what the administrators work towards.
+    goal: Vec<Member>,
+    /// Something durable was lost, or the members are changing: nothing else may be lost now.
+    is_fragile: bool,
+    is_calm: bool,
+}
+
+/// Some thousand steps of one seed and a peaceful end, or the first thing that went wrong.
+pub fn run(seed: u64, steps: u64, plant: Plant, trace: Trace) -> Result<Report, String> {
+    let mut run = Run::new(seed, plant, trace);
+    for node in 0..run.machines.len() {
+        run.boot(node)?;
+    }
+    for client in 0..run.clients.len() {
+        run.world.after((1 + client as u64) * MICROSECOND, Event::Act(client));
+    }
+    run.world.after(MILLISECOND, Event::Chaos);
+    for _ in 0..steps {
+        run.step()?;
+    }
+    run.calm()?;
+    run.report.trace = run.world.trace.hash();
+    run.report.virtual_ms = run.world.now() / MILLISECOND;
+    run.oracle.fill(&mut run.report);
+    Ok(run.report)
+}
+
+impl Run {
+    fn new(seed: u64, plant: Plant, trace: Trace) -> Self {
+        let mut world = World::new(seed, trace);
+        let rng = &mut world.rng;
+        let founders_count = if rng.one_in(3) { 5 } else { 3 };
+        let founders: Vec<Member> = (0..founders_count).map(|at| member(at, 1)).collect();
+        let machines = (0..MACHINES).map(|at| Machine::new(at, &founders, plant, rng)).collect();
+        let weather = Weather::draw(plant, rng);
+        let (clients, queues) = client::all(founders_count, rng);
+        Self {
+            world,
+            plant,
+            weather,
+            groups: founders_count,
+            machines,
+            clients,
+            oracle: Oracle::new(queues),
+            lies: Lies::default(),
+            report: Report::default(),
+            pipes: BTreeMap::new(),
+            next_pipe: 1,
+            cuts: [[0; MACHINES]; MACHINES],
+            overheard: Vec::new(),
+            next_message: 0,
+            goal: founders,
+            is_fragile: false,
+            is_calm: false,
+        }
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.report.steps += 1;
+        let event = self.world.advance().expect("chaos is always planned");
+        if let Some(until) = self.paused_until(&event) {
+            // It waits in order with everything else that does.
+            self.world.after(until - self.world.now(), event);
+            return Ok(());
+        }
+        match event {
+            Event::Act(client) => self.act(client),
+            Event::Chaos => self.chaos(),
+            Event::Heal => {
+                self.replan_all();
+                Ok(())
+            }
+            Event::Machine(node, life, deed) if self.is_up(node, life) => self.deed(node, deed),
+            // Of an earlier life.
+            Event::Machine(..) => Ok(()),
+            Event::Boot(node, life) => {
+                if self.machines[node].life == life && self.machines[node].state == State::Down {
+                    self.boot(node)?;
+                }
+                Ok(())
+            }
+            Event::Arrive(pipe, side) => self.arrive(pipe, side),
+            Event::Sent(pipe, side, bytes) => self.sent(pipe, side, bytes),
+            Event::Over(pipe, side) => self.over(pipe, side),
+        }
+    }
+
+    /// A machine whose process is stopped sees nothing until it goes on.
+    fn paused_until(&self, event: &Event) -> Option<u64> {
+        let node = match *event {
+            Event::Machine(node, ..) => node,
+            Event::Arrive(pipe, side) | Event::Sent(pipe, side, _) | Event::Over(pipe, side) => {
+                self.pipes.get(&pipe)?.ends[side].node()?
+            }
+            Event::Act(_) | Event::Chaos | Event::Heal | Event::Boot(..) => return None,
+        };
+        let until = self.machines[node].paused_until;
+        (until > self.world.now()).then_some(until)
+    }
+
+    fn is_up(&self, node: usize, life: u64) -> bool {
+        self.machines[node].life == life && self.machines[node].shard.is_some()
+    }
+
+    /// The world is kind again: everything comes to its end.
+    fn calm(&mut self) -> Result<(), String> {
+        self.world.note("calm", &[]);
+        self.is_calm = true;
+        self.heal()?;
+        self.run_dry()?;
+        // Once more from what is on the disks, and it works as before.
+        for node in 0..MACHINES {
+            if self.machines[node].state == State::Up {
+                self.crash(node, false)?;
+                self.boot(node)?;
+            }
+        }
+        for client in &mut self.clients {
+            client.encore();
+        }
+        self.run_dry()
+    }
+
+    fn run_dry(&mut self) -> Result<(), String> {
+        let begun = self.world.now();
+        let mut goal = self.oracle.shown();
+        let mut ticks = 0_u64;
+        loop {
+            self.step()?;
+            ticks += 1;
+            if !ticks.is_multiple_of(64) {
+                continue;
+            }
+            let is_done = self.clients.iter().all(Client::is_done) && self.is_goal_reached();
+            if !is_done {
+                goal = self.oracle.shown();
+            }
+            if is_done && self.oracle.all_empty_since(goal) && self.is_level() {
+                break;
+            }
+            if self.world.now() - begun > CALM_NS {
+                return Err(format!("alive: nothing is wrong any more, and {}", self.describe()));
+            }
+        }
+        self.oracle.drained()?;
+        self.check_equal()
+    }
+
+    /// Every member has applied everything that any of them has.
+    fn is_level(&self) -> bool {
+        (0..self.groups).all(|group| {
+            let mut applied =
+                self.members().map(|node| self.state(node, group).map(|state| (state.applied, state.last)));
+            let first = applied.next().flatten();
+            first.is_some_and(|(applied, last)| applied == last) && applied.all(|other| other == first)
+        })
+    }
+
+    fn check_equal(&self) -> Result<(), String> {
+        for group in 0..self.groups {
+            let digests: Vec<_> = self
+                .members()
+                .map(|node| self.machines[node].shard.as_ref().and_then(|shard| shard.group_digest(group)))
+                .collect();
+            if digests.iter().any(|digest| *digest != digests[0]) {
+                return Err(format!("durable: members of group {group} have different states: {digests:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The machines of the members that there are to be.
+    fn members(&self) -> impl Iterator<Item = usize> + '_ {
+        self.goal.iter().map(|member| member.node as usize - 1)
+    }
+
+    fn state(&self, node: usize, group: usize) -> Option<ringmain_core::shard::GroupState> {
+        self.machines[node].shard.as_ref()?.group_state(group)
+    }
+
+    /// Every group has the members it is to have, all of them know it, and one of them leads.
+    fn is_goal_reached(&self) -> bool {
+        let mut wanted: Vec<u64> = self.goal.iter().map(Member::replica).collect();
+        wanted.sort_unstable();
+        (0..self.groups).all(|group| {
+            let leads = |node| self.state(node, group).is_some_and(|state| state.is_serving);
+            let is_right = |node: usize| {
+                let shard = self.machines[node].shard.as_ref();
+                let Some(members) = shard.and_then(|shard| shard.group_members(group)) else { return false };
+                let mut voters = members.voters;
+                voters.sort_unstable();
+                voters == wanted && members.voters_outgoing.is_empty() && members.learners.is_empty()
+            };
+            self.members().all(is_right) && self.members().any(leads)
+        })
+    }
+
+    fn describe(&self) -> String {
+        let waiting: Vec<String> =
+            self.clients.iter().filter(|one| !one.is_done()).map(Client::describe).collect();
+        let nodes: Vec<String> = (0..MACHINES)
+            .map(|node| {
+                let machine = &self.machines[node];
+                let groups: Vec<_> = (0..self.groups)
+                    .filter_map(|group| {
+                        let members = machine.shard.as_ref()?.group_members(group)?;
+                        Some(format!("{:?} of {members:?}", self.state(node, group)?))
+                    })
+                    .collect();
+                format!("{}.{} {:?}: {groups:?}", node + 1, machine.incarnation, machine.state)
+            })
+            .collect();
+        let goal: Vec<_> = self.goal.iter().map(|member| (member.node, member.incarnation)).collect();
+        format!("{waiting:#?} are not done; goal {goal:?}; {nodes:#?}; {}", self.oracle.describe())
+    }
+
+    fn act(&mut self, number: usize) -> Result<(), String> {
+        let pause = self.clients[number].pause(&mut self.world.rng, self.is_calm);
+        self.world.after(pause, Event::Act(number));
+        if self.clients[number].pipe.is_none() {
+            return self.connect(number);
+        }
+        self.converse(number, Client::act)
+    }
+}
+
+fn member(at: usize, incarnation: u32) -> Member {
+    let address = Address { host: host(at), port: PORT };
+    Member { node: at as u32 + 1, incarnation, address }
+}
+
+fn host(at: usize) -> String {
+    format!("n{}", at + 1)
+}
+
+/// Which machine listens there.
+fn machine_at(host: &str) -> Option<usize> {
+    let number: usize = host.strip_prefix('n')?.parse().ok()?;
+    (1..=MACHINES).contains(&number).then(|| number - 1)
+}
+
+#[cfg(test)]
+mod tests;

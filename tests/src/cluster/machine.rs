@@ -1,0 +1,522 @@
+//! A node and its disk: what the runtime does in the product, with virtual devices.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use ringmain_core::boot::Replay;
+use ringmain_core::config::{self, Bytes as Size, Limits};
+use ringmain_core::connection::ConnectionId;
+use ringmain_core::failure::Failure;
+use ringmain_core::formation::{ClusterLayout, Founder, State as LayoutState};
+use ringmain_core::member::{Member, replica_id};
+use ringmain_core::shard::{Input, Output, Shard, ShardOptions};
+use ringmain_core::time::Time;
+use ringmain_wal::{
+    GroupId, HardState, Identity, LogOptions, PAGE_BYTES, Position, PrepareSegment, RecordKind, Recovery,
+    SegmentFile, Sequence,
+};
+
+use super::network::End;
+use super::{BEGIN, CLUSTER, Deed, Event, PORT, Plant, Run, SEGMENT_BYTES, member};
+use crate::disk::{Disk, Faults, Place};
+use crate::rng::Rng;
+use crate::world::{MICROSECOND, MILLISECOND, SECOND};
+
+const PAGE: usize = PAGE_BYTES as usize;
+/// The shard checks itself after every so many steps.
+const CHECK_EVERY: u64 = 16;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    Up,
+    /// It comes back by itself.
+    Down,
+    /// Its disk is rotten, and it says so: it stays down until it is wiped.
+    Rotten,
+    /// It was told that it is no member any more.
+    Removed,
+}
+
+pub(super) struct Machine {
+    pub(super) incarnation: u32,
+    pub(super) options: ShardOptions,
+    pub(super) disk: Disk,
+    pub(super) state: State,
+    pub(super) life: u64,
+    pub(super) shard: Option<Shard>,
+    pub(super) paused_until: u64,
+    /// The wall's clock against the world's; it never goes back in one life.
+    pub(super) clock: u64,
+
+    output: Output,
+    steps: u64,
+    turn_planned: bool,
+    deadline_planned: Option<u64>,
+    preparing: Option<PrepareSegment>,
+    segments: VecDeque<PrepareSegment>,
+    /// There was no space, and nobody has retried since.
+    is_refused: bool,
+    /// By group: what it had applied and where it stood when last looked at.
+    seen: Vec<(u64, u64)>,
+}
+
+impl Machine {
+    pub(super) fn new(at: usize, founders: &[Member], plant: Plant, rng: &mut Rng) -> Self {
+        let identity = identity(at, 1);
+        let options = ShardOptions {
+            identity,
+            log: LogOptions {
+                segment_bytes: SEGMENT_BYTES,
+                write_bytes_max: 4096 << rng.between(2, 6),
+                writes_in_flight_max: rng.between(1, 4) as u32,
+                overlap_bytes_min: if rng.one_in(2) { 0 } else { 16 << 10 },
+                segments_ready: rng.between(1, 2) as u32,
+                cache_bytes_max: 1 << rng.between(14, 21),
+                ..LogOptions::new(identity)
+            },
+            limits: Limits {
+                message_bytes_max: Size(160 << 10),
+                connections_max: 64,
+                messages_max: 100_000,
+                checkpoint_bytes: Size(32 << rng.between(10, 14)),
+                ..Limits::default()
+            },
+            groups: (0..founders.len() as u32).map(GroupId).collect(),
+            addresses: vec![member(at, 1).address],
+            founders: founders.to_vec(),
+            layout: None,
+            seed: rng.draw(),
+        };
+        let mut disk = Disk::new(identity, SEGMENT_BYTES);
+        disk.faults = usual_faults(plant, rng);
+        Self {
+            incarnation: 1,
+            options,
+            disk,
+            state: State::Down,
+            life: 0,
+            shard: None,
+            paused_until: 0,
+            clock: BEGIN,
+            output: Output::default(),
+            steps: 0,
+            turn_planned: false,
+            deadline_planned: None,
+            preparing: None,
+            segments: VecDeque::new(),
+            is_refused: false,
+            seen: vec![(0, 0); founders.len()],
+        }
+    }
+
+    pub(super) fn replica(&self) -> u64 {
+        replica_id(self.options.identity.node, self.incarnation)
+    }
+}
+
+pub(super) fn usual_faults(plant: Plant, rng: &mut Rng) -> Faults {
+    if plant == Plant::DurableEarly {
+        return Faults { slow: 500_000, ..Faults::none() };
+    }
+    Faults { slow: if rng.one_in(2) { 0 } else { rng.skewed(20_000) }, ..Faults::none() }
+}
+
+fn identity(at: usize, incarnation: u32) -> Identity {
+    Identity { cluster: CLUSTER, node: at as u32 + 1, shard: 0, incarnation }
+}
+
+/// What a node says of itself whose log was rotten, and which begins anew.
+fn layout(at: usize, machine: &Machine) -> ClusterLayout {
+    let founder = |member: &Member| Founder {
+        node: member.node,
+        incarnation: member.incarnation,
+        address: config::Address { host: member.address.host.clone(), port: PORT },
+    };
+    ClusterLayout {
+        cluster: CLUSTER,
+        node: at as u32 + 1,
+        incarnation: machine.incarnation + 1,
+        shards: 1,
+        groups: machine.options.groups.len() as u32,
+        segment_bytes: SEGMENT_BYTES,
+        state: LayoutState::Joining,
+        founders: machine.options.founders.iter().map(founder).collect(),
+        replaces: machine.incarnation,
+    }
+}
+
+struct Booted {
+    shard: Shard,
+    last: Sequence,
+    /// Behind the last record.
+    end: Option<Position>,
+    installed: u64,
+}
+
+/// Reads the log back and replays it, as the product does.
+fn boot(disk: &Disk, options: &ShardOptions, plant: Plant) -> Result<Booted, Failure> {
+    let header = |number| SegmentFile { number, header: disk.read(Place::Segment(number), 0..PAGE).to_vec() };
+    let slots = [Place::Slot(0), Place::Slot(1)].map(|slot| disk.read(slot, 0..PAGE));
+    let mut recovery = Recovery::new(&options.log, slots, disk.segments().map(header).collect())?;
+    let mut replay = Replay::new(options.clone());
+    let (mut end, mut installed) = (None, 0);
+    while let Some(read) = recovery.poll_read() {
+        let from = read.offset as usize;
+        recovery.on_read(disk.read(Place::Segment(read.segment), from..from + read.bytes));
+        while let Some(mut record) = recovery.next_record() {
+            end = Some(record.payload_position.advance(record.payload.len() as u64));
+            installed += u64::from(record.header.kind == RecordKind::Install);
+            let mut header = record.header.clone();
+            if plant == Plant::VoteForgotten {
+                header.hard_state = HardState { vote: 0, ..header.hard_state };
+            }
+            record.header = &header;
+            replay.on_record(&record)?;
+        }
+    }
+    let recovered = recovery.finish()?;
+    let last = recovered.start.last_sequence();
+    Ok(Booted { shard: replay.finish(recovered)?, last, end, installed })
+}
+
+fn place(position: Position) -> (u64, usize) {
+    (position.segment(SEGMENT_BYTES), position.offset(SEGMENT_BYTES) as usize)
+}
+
+impl Run {
+    pub(super) fn now(&self, node: usize) -> Time {
+        Time(self.machines[node].clock + self.world.now())
+    }
+
+    pub(super) fn plan(&mut self, node: usize, delay: u64, deed: Deed) {
+        self.world.after(delay, Event::Machine(node, self.machines[node].life, deed));
+    }
+
+    pub(super) fn deed(&mut self, node: usize, deed: Deed) -> Result<(), String> {
+        match deed {
+            Deed::Turn => self.turn(node),
+            Deed::Deadline => {
+                self.machines[node].deadline_planned = None;
+                self.plan_turn(node);
+                Ok(())
+            }
+            Deed::Written(flight, write) => {
+                self.machines[node].disk.finish(flight, &mut self.world.rng);
+                if self.plant == Plant::DurableEarly {
+                    return Ok(());
+                }
+                self.input(node, Input::Written { id: write }).map(|_| ())
+            }
+            Deed::SlotWritten(flight) => {
+                self.machines[node].disk.finish(flight, &mut self.world.rng);
+                self.input(node, Input::SuperblockWritten).map(|_| ())
+            }
+            Deed::Prepared(prepare) => self.prepared(node, prepare),
+            Deed::Retry => {
+                self.machines[node].is_refused = false;
+                self.input(node, Input::RetrySegments)?;
+                self.prepare_next(node);
+                Ok(())
+            }
+            Deed::Read(position, bytes) => self.read(node, position, bytes),
+            Deed::Accept(pipe) => self.accept(node, pipe),
+            Deed::Dialled(to) => self.dialled(node, to),
+            Deed::Unknown(peer) => {
+                self.input(node, Input::Dialled { node: peer, connection: None }).map(|_| ())
+            }
+        }
+    }
+
+    /// One step of the shard, and what came of it. A turn follows, as in the product.
+    pub(super) fn input(&mut self, node: usize, input: Input<'_>) -> Result<(usize, bool), String> {
+        let is_turn = matches!(input, Input::Turn);
+        if !is_turn {
+            self.plan_turn(node);
+        }
+        let now = self.now(node);
+        let machine = &mut self.machines[node];
+        let Some(shard) = machine.shard.as_mut() else { return Ok((0, false)) };
+        let mut output = std::mem::take(&mut machine.output);
+        shard.step(now, input, &mut output);
+        machine.steps += 1;
+        if machine.steps.is_multiple_of(CHECK_EVERY) {
+            shard.check();
+        }
+        let received = (output.consumed, output.is_paused);
+        self.observe(node)?;
+        let carried = self.carry(node, &mut output);
+        output.clear();
+        self.machines[node].output = output;
+        carried.map(|()| received)
+    }
+
+    /// Who leads, and what is applied.
+    fn observe(&mut self, node: usize) -> Result<(), String> {
+        let machine = &mut self.machines[node];
+        let Some(shard) = machine.shard.as_ref() else { return Ok(()) };
+        for group in 0..self.groups {
+            let state = shard.group_state(group).expect("every group is on every shard");
+            let (term, applied) = (state.term.0, state.applied.0);
+            if state.is_leader {
+                self.oracle.leads((group, term), (node, machine.life))?;
+            }
+            let seen = &mut machine.seen[group];
+            if seen.0 != applied {
+                let is_looked_at = applied.is_multiple_of(4) || self.is_calm;
+                if is_looked_at {
+                    let digest = shard.group_digest(group).expect("every group is on every shard");
+                    self.oracle.applied((group, applied), digest, node)?;
+                }
+            }
+            if *seen != (applied, term) {
+                *seen = (applied, term);
+                self.world.note("state", &[node as u64, group as u64, term, applied]);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn plan_turn(&mut self, node: usize) {
+        if !self.machines[node].turn_planned {
+            self.machines[node].turn_planned = true;
+            let delay = self.world.rng.skewed(4) * MICROSECOND;
+            self.plan(node, delay, Deed::Turn);
+        }
+    }
+
+    fn turn(&mut self, node: usize) -> Result<(), String> {
+        let life = self.machines[node].life;
+        self.machines[node].turn_planned = false;
+        self.input(node, Input::Turn)?;
+        if !self.is_up(node, life) {
+            return Ok(());
+        }
+        self.submit_writes(node)?;
+        let now = self.now(node).0;
+        let machine = &mut self.machines[node];
+        let next = machine.shard.as_ref().and_then(Shard::next_deadline).map(|deadline| deadline.0);
+        if let Some(next) = next
+            && machine.deadline_planned.is_none_or(|planned| next < planned || planned <= now)
+        {
+            machine.deadline_planned = Some(next);
+            self.plan(node, next.saturating_sub(now).max(MICROSECOND), Deed::Deadline);
+        }
+        Ok(())
+    }
+
+    fn carry(&mut self, node: usize, output: &mut Output) -> Result<(), String> {
+        if let Some(failure) = output.failure.take() {
+            return self.fail(node, &failure);
+        }
+        for connection in output.resumes.drain(..) {
+            self.resume(node, connection.0);
+        }
+        for window in output.reads.drain(..) {
+            let delay = self.world.rng.skewed(400) * MICROSECOND;
+            self.plan(node, delay, Deed::Read(window.position, window.bytes));
+        }
+        self.machines[node].segments.extend(output.segments.drain(..));
+        self.prepare_next(node);
+        if let Some(superblock) = output.superblock.take() {
+            let mut page = vec![0; PAGE];
+            superblock.encode(&mut page);
+            let slot = Place::Slot(superblock.slot());
+            let (flight, delay) = self.machines[node].disk.submit(slot, 0, page, &mut self.world.rng);
+            if let Some(delay) = delay {
+                self.plan(node, delay, Deed::SlotWritten(flight));
+            }
+        }
+        let dials: Vec<_> = output.dials.drain(..).collect();
+        dials.into_iter().for_each(|dial| self.dial(node, &dial));
+        let sends: Vec<ConnectionId> = output.sends.drain(..).collect();
+        self.take_all(node, &sends)?;
+        let closes: Vec<_> = output.closes.drain(..).collect();
+        closes.into_iter().for_each(|connection| self.close(connection.0, End::is_machine(node)));
+        if output.is_unfinished {
+            self.plan_turn(node);
+        }
+        Ok(())
+    }
+
+    fn submit_writes(&mut self, node: usize) -> Result<(), String> {
+        loop {
+            let machine = &mut self.machines[node];
+            let Some(shard) = machine.shard.as_mut() else { return Ok(()) };
+            let Some(bytes) = shard.next_write_bytes() else { return Ok(()) };
+            let mut page = vec![0xEE; bytes];
+            let at = shard.poll_write(&mut page).expect("there is a write of that many bytes");
+            assert_eq!(at.bytes, bytes);
+            let checksum = u64::from(crc32c::crc32c(&page));
+            self.world.note("write", &[node as u64, at.segment, at.offset, checksum]);
+            let segment = Place::Segment(at.segment);
+            let (flight, delay) = machine.disk.submit(segment, at.offset, page, &mut self.world.rng);
+            match delay {
+                Some(delay) => self.plan(node, delay, Deed::Written(flight, at.id)),
+                None => self.report.stuck += 1,
+            }
+            if self.plant == Plant::DurableEarly {
+                self.input(node, Input::Written { id: at.id })?;
+            }
+        }
+    }
+
+    /// Segments are made one at a time.
+    fn prepare_next(&mut self, node: usize) {
+        let machine = &mut self.machines[node];
+        if machine.preparing.is_some() || machine.is_refused {
+            return;
+        }
+        let Some(prepare) = machine.segments.pop_front() else { return };
+        machine.preparing = Some(prepare);
+        let delay = self.world.rng.between(50, 3_000) * MICROSECOND;
+        self.plan(node, delay, Deed::Prepared(prepare));
+    }
+
+    fn prepared(&mut self, node: usize, prepare: PrepareSegment) -> Result<(), String> {
+        let machine = &mut self.machines[node];
+        machine.preparing = None;
+        let number = prepare.number();
+        if !machine.disk.has_space(prepare) {
+            machine.is_refused = true;
+            self.plan(node, SECOND / 8, Deed::Retry);
+            return self.input(node, Input::SegmentRefused { number }).map(|_| ());
+        }
+        machine.disk.prepare(prepare);
+        self.input(node, Input::SegmentReady { number })?;
+        self.prepare_next(node);
+        Ok(())
+    }
+
+    fn read(&mut self, node: usize, position: Position, bytes: usize) -> Result<(), String> {
+        let (segment, offset) = place(position);
+        let disk = &self.machines[node].disk;
+        let mut found = disk.read(Place::Segment(segment), offset..offset + bytes).to_vec();
+        // The file went on to be another segment while the read was under way: whoever wanted it is gone as well.
+        found.resize(bytes, 0xAA);
+        self.input(node, Input::Read { position, bytes: Bytes::from(found) }).map(|_| ())
+    }
+
+    /// The process would end now. That must be for a reason.
+    fn fail(&mut self, node: usize, failure: &Failure) -> Result<(), String> {
+        match failure {
+            Failure::Rot { segment, offset, bytes } => {
+                let range = *offset as usize..*offset as usize + *bytes as usize;
+                if !self.machines[node].disk.is_harmed_in(Place::Segment(*segment), range) {
+                    return Err(format!("honest: sound bytes are called rotten: {failure}"));
+                }
+                self.crash(node, false)?;
+                self.machines[node].state = State::Rotten;
+                self.report.rotten += 1;
+            }
+            Failure::Removed { .. } => {
+                let replica = self.machines[node].replica();
+                if self.goal.iter().any(|member| member.replica() == replica) {
+                    return Err(format!("honest: node {} is a member, and is told: {failure}", node + 1));
+                }
+                self.crash(node, false)?;
+                self.machines[node].state = State::Removed;
+                self.report.removed += 1;
+            }
+            _ => return Err(format!("honest: node {} gives up: {failure}", node + 1)),
+        }
+        self.world.note("gone", &[node as u64]);
+        Ok(())
+    }
+
+    /// The process is no more; what of its machine's connections others learn at once, and what later, is drawn.
+    pub(super) fn crash(&mut self, node: usize, is_silent: bool) -> Result<(), String> {
+        self.world.note("crash", &[node as u64]);
+        let rng = &mut self.world.rng;
+        let machine = &mut self.machines[node];
+        machine.disk.crash(rng);
+        if let Some(prepare) = machine.preparing.take() {
+            match rng.below(3) {
+                0 if machine.disk.has_space(prepare) => machine.disk.prepare(prepare),
+                1 => machine.disk.prepare_interrupted(prepare),
+                _ => {}
+            }
+        }
+        machine.life += 1;
+        (machine.shard, machine.output, machine.state) = (None, Output::default(), State::Down);
+        (machine.turn_planned, machine.deadline_planned, machine.is_refused) = (false, None, false);
+        machine.paused_until = 0;
+        machine.segments.clear();
+        machine.seen.fill((0, 0));
+        if rng.one_in(4) {
+            // The clock of a machine that was down may stand anywhere.
+            machine.clock = machine.clock - 300 * MILLISECOND + rng.below(SECOND);
+        }
+        self.report.crashes += 1;
+        self.drop_pipes(node, is_silent);
+        Ok(())
+    }
+
+    /// From what the disk holds; if that is harmed, the node must say so, unless it does not matter.
+    pub(super) fn boot(&mut self, node: usize) -> Result<(), String> {
+        assert!(self.machines[node].shard.is_none());
+        let machine = &mut self.machines[node];
+        let found = boot(&machine.disk, &machine.options, self.plant);
+        let booted = if machine.disk.is_harmed() {
+            let mut sound = machine.disk.clone();
+            sound.heal();
+            let expected = boot(&sound, &machine.options, self.plant);
+            let expected = expected.map_err(|why| format!("durable: a sound log is refused: {why}"))?;
+            match found {
+                // It does not matter to this one; but it could to whoever is lost next.
+                Ok(found) if found.last == expected.last => {
+                    machine.disk = sound;
+                    expected
+                }
+                // Nothing on the disk says that what is rotten was durable: somebody has to know it.
+                _ => {
+                    machine.state = State::Rotten;
+                    self.report.rotten += 1;
+                    self.world.note("rotten", &[node as u64]);
+                    return Ok(());
+                }
+            }
+        } else {
+            let at = node + 1;
+            found.map_err(|why| format!("durable: a sound log is refused on node {at}: {why}"))?
+        };
+        self.report.installed += booted.installed;
+        self.world.note("booted", &[node as u64, booted.last.0]);
+        let (segment, offset) =
+            booted.end.map_or((0, 0), |end| place(Position(end.0.next_multiple_of(PAGE_BYTES))));
+        machine.disk.settle(segment, offset as u64);
+        booted.shard.check();
+        (machine.shard, machine.state) = (Some(booted.shard), State::Up);
+        self.plan_turn(node);
+        Ok(())
+    }
+
+    /// A new disk: the machine comes back as somebody else.
+    pub(super) fn wipe(&mut self, node: usize) -> Result<(), String> {
+        if self.machines[node].shard.is_some() {
+            self.crash(node, false)?;
+        }
+        let rng = &mut self.world.rng;
+        let machine = &mut self.machines[node];
+        machine.options.layout = None;
+        if machine.state == State::Rotten {
+            // The node notices, sets its log aside, and asks to be taken for another one.
+            machine.options.layout = Some(layout(node, machine));
+        }
+        machine.incarnation += 1;
+        let identity = identity(node, machine.incarnation);
+        machine.options.identity = identity;
+        machine.options.log = LogOptions { identity, ..machine.options.log.clone() };
+        machine.options.seed = rng.draw();
+        machine.disk = Disk::new(identity, SEGMENT_BYTES);
+        machine.disk.faults = if self.is_calm { Faults::none() } else { usual_faults(self.plant, rng) };
+        machine.state = State::Down;
+        self.report.wiped += 1;
+        self.world.note("wiped", &[node as u64, u64::from(machine.incarnation)]);
+        self.boot(node)
+    }
+
+    /// A write of it is on its way, and may never end.
+    pub(super) fn has_writes(&self, node: usize) -> bool {
+        self.machines[node].disk.writes_in_flight() > 0
+    }
+}

@@ -1,0 +1,77 @@
+use super::*;
+
+const STEPS: u64 = 12_000;
+
+fn outcome(seed: u64, plant: Plant) -> Result<Report, String> {
+    let run = std::panic::catch_unwind(|| run(seed, STEPS, plant, Trace::silent()));
+    run.unwrap_or_else(|panic| Err(panic.downcast_ref::<String>().cloned().unwrap_or_default()))
+}
+
+/// The first seed that finds it, and what it says.
+#[track_caller]
+fn expect_found(plant: Plant, said: &[&str]) {
+    let found = (0..200).find_map(|seed| outcome(seed, plant).err().map(|found| (seed, found)));
+    let (seed, found) = found.expect("a planted bug is found");
+    assert!(said.iter().any(|said| found.contains(said)), "seed {seed}: {found}");
+}
+
+fn keeps_its_promises(seeds: std::ops::Range<u64>) {
+    let mut sum = BTreeMap::<&str, u64>::new();
+    for seed in seeds {
+        let report = run(seed, STEPS, Plant::Nothing, Trace::silent());
+        let report = report.unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        report.counts().into_iter().for_each(|(what, count)| *sum.entry(what).or_default() += count);
+    }
+    // A run that never meets a fault proves nothing.
+    let rare: Vec<_> = sum.iter().filter(|(_, count)| **count < 2).collect();
+    assert!(rare.is_empty(), "{rare:?} of {sum:?}");
+}
+
+#[test]
+fn clusters_keep_their_promises() {
+    keeps_its_promises(0..50);
+}
+
+#[test]
+fn other_clusters_keep_their_promises() {
+    keeps_its_promises(1_000..1_050);
+}
+
+#[test]
+fn same_seed_same_trace() {
+    for seed in 0..3 {
+        let [first, second] = [(); 2].map(|()| outcome(seed, Plant::Nothing).unwrap());
+        assert_eq!(first, second);
+        assert_ne!(first.trace, outcome(seed + 1, Plant::Nothing).unwrap().trace);
+    }
+}
+
+#[test]
+fn forgotten_vote_is_found() {
+    expect_found(Plant::VoteForgotten, &["both lead"]);
+}
+
+#[test]
+fn durable_too_early_is_found() {
+    expect_found(Plant::DurableEarly, &["durable:", "once:", "exact:", "honest:", "alive:"]);
+}
+
+#[test]
+fn forgotten_session_is_found() {
+    expect_found(Plant::SessionForgotten, &["once:", "exact:"]);
+}
+
+#[test]
+fn stale_count_is_found() {
+    expect_found(Plant::CountStale, &["exact:"]);
+}
+
+#[test]
+fn settled_message_that_comes_again_is_found() {
+    expect_found(Plant::SettledAgain, &["leased:"]);
+}
+
+#[test]
+fn lost_message_is_found() {
+    expect_found(Plant::MessageLost, &["durable:", "exact:"]);
+}
