@@ -237,7 +237,9 @@ fn queues_are_made_shown_and_deleted() {
     server.refused(&["queue", "create", "no name"], "no name: a name has 1 to 255");
     server.refused(&["queue", "create", "q", "--ttl", "1h"], "not supported yet");
     server.refused(&["queue", "create", "q", "--overflow", "drop-oldest"], "not supported yet");
-    server.refused(&["queue", "create", "q", "--durability", "quorum-memory"], "not supported yet");
+    server.done(&["queue", "create", "fast", "--durability", "quorum-memory"]);
+    assert_eq!(server.json(&["queue", "show", "fast"])["settings"]["durability"], "quorum-memory");
+    server.done(&["queue", "delete", "fast"]);
     server.refused(&["queue", "show", "nope"], "nope: there is no such queue");
 
     let ran = server.publish(&["orders", "--priority", "2"], "a\nb\nc\n");
