@@ -104,7 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         gib => Some(stock::restart(&mut site, gib << 30, options.restart_bytes as usize)?),
     };
     if let Some(directory) = &options.hgrm {
-        let all = |pick: fn(&Round) -> &Latencies| sum(rounds.iter().map(pick));
+        let all = |pick: fn(&Round) -> &Latencies| Latencies::sum(rounds.iter().map(pick));
         all(|round| &round.raw).write_hgrm(directory, "raw-loop")?;
         all(|round| &round.node).write_hgrm(directory, "publish")?;
     }
@@ -123,7 +123,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn measure_round(options: &Options, site: &Site, file: &ScratchFile) -> Result<Round> {
     let schedule = Schedule::new(options.rate, options.seconds);
     let raw: Run = raw_loop::run(site.cores(), file, SMALL_BYTES, schedule)?;
-    let node = latency::measure(site, SINGLE, schedule)?;
+    let node = latency::measure(&site.access(), SINGLE, schedule)?;
     let mut throughputs = Vec::new();
     for shape in SHAPES {
         throughputs.push(throughput::measure(site, shape, Duration::from_secs(options.seconds))?);
@@ -138,12 +138,6 @@ fn measure_round(options: &Options, site: &Site, file: &ScratchFile) -> Result<R
         write_bytes_per_second: best(Stream::Write),
         durable_bytes_per_second: best(Stream::WriteDurable),
     })
-}
-
-fn sum<'a>(latencies: impl Iterator<Item = &'a Latencies>) -> Latencies {
-    let mut sum = Latencies::new();
-    latencies.for_each(|each| sum.add(each));
-    sum
 }
 
 fn median_of(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> Option<f64> {
@@ -212,8 +206,8 @@ fn latency_table(rounds: &[Round], rate: u64) -> Table {
     let columns = [&[("", "what"), ("publishes", "publishes")][..], &LATENCY_COLUMNS].concat();
     let mut table = Table::new("publish", title, &columns);
     let both = [
-        ("raw loop", sum(rounds.iter().map(|round| &round.raw))),
-        ("node", sum(rounds.iter().map(|round| &round.node))),
+        ("raw loop", Latencies::sum(rounds.iter().map(|round| &round.raw))),
+        ("node", Latencies::sum(rounds.iter().map(|round| &round.node))),
     ];
     for (name, latencies) in both {
         let mut row = vec![Cell::text(name), Cell::Count(latencies.count())];

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Doing, Error, Result};
 use crate::kernel;
 use crate::latencies::Latencies;
-use crate::pacing::{Action, OpenLoop, Schedule};
+use crate::pacing::{Action, LEAD, OpenLoop, Schedule};
 
 /// Something that takes messages and answers them in order.
 pub(crate) trait Target {
@@ -22,10 +22,6 @@ pub(crate) struct Run {
     /// How late the driver itself was: what it adds to the latencies.
     pub(crate) lateness: Latencies,
 }
-
-/// The driver stops parking this long before a message is due and asks again and again instead: a timer on a sleeping
-/// core is tens of microseconds late, which would be charged to the target.
-const LEAD_NS: u64 = 100_000;
 
 /// A target that answers nothing for this long has failed.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -45,7 +41,7 @@ pub(crate) fn drive(target: &mut impl Target, schedule: Schedule, in_flight_max:
                 continue;
             }
             Action::Wait { until } => {
-                (Duration::from_nanos(until.saturating_sub(now()).saturating_sub(LEAD_NS)), false)
+                (Duration::from_nanos(until.saturating_sub(now())).saturating_sub(LEAD), false)
             }
             Action::WaitForAnswers => (SILENCE_MAX, true),
         };

@@ -30,6 +30,12 @@ impl Latencies {
         self.record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    pub(crate) fn sum<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        let mut sum = Self::new();
+        all.for_each(|each| sum.add(each));
+        sum
+    }
+
     pub(crate) fn add(&mut self, other: &Self) {
         self.histogram.add(&other.histogram).expect("all histograms here have the same bounds");
     }

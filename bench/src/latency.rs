@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::limit::{LATENCY_COLUMNS, latency_cells};
 use crate::machine::on_core;
 use crate::pacing::Schedule;
-use crate::publisher::{Publisher, Shape};
+use crate::publisher::{Access, Publisher, Shape};
 use crate::site::{self, Site};
 use crate::table::{Cell, Output, Report, Table};
 
@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut site = Site::open(&options.site)?;
     let shape = Shape { message_bytes: options.bytes as usize, batch: options.batch as usize };
     eprintln!("publishing {} a second for {} s", options.rate, options.seconds);
-    let run = measure(&site, shape, Schedule::new(options.rate, options.seconds))?;
+    let run = measure(&site.access(), shape, Schedule::new(options.rate, options.seconds))?;
     if let Some(directory) = &options.hgrm {
         run.latencies.write_hgrm(directory, "publish")?;
     }
@@ -58,9 +58,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// Publishes to a queue of its own, which it leaves no trace of.
-pub(crate) fn measure(site: &Site, shape: Shape, schedule: Schedule) -> Result<Run> {
-    on_core(site.cores().client, || {
-        let mut publisher = Publisher::connect(site.address(), "bench.latency", shape, site.idle())?;
+pub(crate) fn measure(access: &Access, shape: Shape, schedule: Schedule) -> Result<Run> {
+    on_core(access.core, || {
+        let mut publisher = Publisher::connect(access, "bench.latency", shape)?;
         let run = drive(&mut publisher, schedule, IN_FLIGHT_MAX)?;
         publisher.finish()?;
         Ok(run)

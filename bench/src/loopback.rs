@@ -44,6 +44,39 @@ pub(crate) fn connect_pair() -> Result<(TcpStream, TcpStream)> {
     Ok((server, client))
 }
 
+/// Bytes a second from the client's core to the server's over one connection: the best of some turns, `each` in all.
+pub(crate) fn bandwidth(cores: Cores, each: Duration) -> Result<f64> {
+    const ROUNDS: u32 = 5;
+    let rounds = (0..ROUNDS).map(|_| stream(cores, each / ROUNDS)).collect::<Result<Vec<_>>>()?;
+    Ok(rounds.into_iter().fold(0.0, f64::max))
+}
+
+fn stream(cores: Cores, lasting: Duration) -> Result<f64> {
+    const BLOCK_BYTES: usize = 256 << 10;
+    let (mut server, mut client) = connect_pair()?;
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let received = scope.spawn(move || {
+            pin(cores.server)?;
+            let mut block = vec![0; BLOCK_BYTES];
+            let mut bytes = 0;
+            while read_whole(&mut server, &mut block)? {
+                bytes += block.len() as u64;
+            }
+            Ok(bytes)
+        });
+        let sent = on_core(cores.client, move || {
+            let block = vec![0x5A; BLOCK_BYTES];
+            while started.elapsed() < lasting {
+                client.write_all(&block).doing(|| "sending".to_owned())?;
+            }
+            Ok(())
+        });
+        let received = received.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        sent.map(|()| received as f64 / started.elapsed().as_secs_f64())
+    })
+}
+
 fn round(cores: Cores, message_bytes: usize, lasting: Duration, waiting: Waiting) -> Result<Latencies> {
     let (server, client) = connect_pair()?;
     let set_blocking = |stream: &TcpStream| {

@@ -38,7 +38,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Chooses cores for data in `directory`. From here on this process' threads may be pinned.
     pub(crate) fn prepare(placement: &Placement, directory: &Path) -> Result<Self> {
-        let allowed = affinity::get_thread_affinity().doing(|| "asking for the allowed cores".to_owned())?;
+        let allowed = allowed_cores()?;
         let disk = Disk::below(directory);
         let cores = choose_cores(placement, &allowed, disk.interrupt_core)?;
         let keep_awake = if placement.keep_awake { Some(KeepAwake::start()?) } else { None };
@@ -48,6 +48,7 @@ impl Machine {
         let awake = if placement.keep_awake { "on" } else { "off" };
         let facts = vec![
             ("machine", describe_machine(allowed.len())),
+            ("load", describe_load()),
             (
                 "disk",
                 format!("{} ({}) under {}{interrupts}", disk.device, disk.filesystem, directory.display()),
@@ -70,6 +71,10 @@ impl Machine {
     pub(crate) fn facts(&self) -> Vec<(&'static str, String)> {
         self.facts.clone()
     }
+}
+
+pub(crate) fn allowed_cores() -> Result<Vec<usize>> {
+    affinity::get_thread_affinity().doing(|| "asking for the allowed cores".to_owned())
 }
 
 fn choose_cores(placement: &Placement, allowed: &[usize], interrupt_core: Option<usize>) -> Result<Cores> {
@@ -101,6 +106,13 @@ fn describe_machine(cores: usize) -> String {
     let memory_kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
     let kernel = read("/proc/sys/kernel/osrelease");
     format!("{processor}, {cores} cores, {} GiB, Linux {}", memory_kib.div_ceil(1 << 20), kernel.trim())
+}
+
+/// What else the machine had to do when the run began: figures of a busy one are worth little.
+fn describe_load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let averages: Vec<&str> = load.split(' ').take(3).collect();
+    format!("{} at the start (averages of 1, 5 and 15 minutes)", averages.join(", "))
 }
 
 /// The disk under a directory, as far as /proc and /sys tell.

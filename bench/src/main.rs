@@ -1,16 +1,23 @@
-//! `ringmain-bench`: what a Ringmain node reaches, beside what the machine allows.
+//! `ringmain-bench`: what a Ringmain node or cluster reaches, beside what the machine allows.
 //!
 //! Figures of one machine mean little on another, and little on the same one an hour later. So the limits are measured
 //! by the same program, and where a ratio is given both sides took turns in one run.
 
 use clap::{Parser, Subcommand};
 
+mod cluster;
 mod compare;
 mod latency;
 mod limit;
 mod throughput;
 
+mod catch_up;
+mod failover;
+mod replicated;
+mod steady;
+
 mod node;
+mod nodes;
 mod publisher;
 mod site;
 mod stock;
@@ -48,6 +55,8 @@ enum Command {
     Throughput(throughput::Options),
     /// Measure a node beside the machine's limits and its targets, taking turns in one run
     Compare(compare::Options),
+    /// Measure three nodes on this machine beside one node: publishes, failover, catch-up, and their targets
+    Cluster(cluster::Options),
 }
 
 fn main() -> std::process::ExitCode {
@@ -57,6 +66,7 @@ fn main() -> std::process::ExitCode {
         Command::Latency(options) => latency::run(options),
         Command::Throughput(options) => throughput::run(options),
         Command::Compare(options) => compare::run(options),
+        Command::Cluster(options) => cluster::run(options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

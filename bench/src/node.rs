@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -16,41 +16,85 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Of its log, when it fails; a panic with its backtrace is longer than that, but begins with what matters.
 const LAST_LINES: usize = 60;
 
-pub(crate) struct Node {
-    child: Child,
-    address: String,
-    /// Where its log lines go.
-    log: PathBuf,
+/// How a node is started: with one shard.
+#[derive(Clone, Debug)]
+pub(crate) struct Start {
+    pub(crate) server: PathBuf,
+    /// Its directory; its log lines go beside it.
+    pub(crate) data: PathBuf,
+    pub(crate) id: u32,
+    /// `HOST:PORT`, port 0 for any.
+    pub(crate) listen: String,
+    /// All nodes of its cluster as `1=HOST:PORT,2=HOST:PORT,…`; `None`: it is one by itself.
+    pub(crate) peers: Option<String>,
+    /// Its threads run there.
+    pub(crate) cores: Vec<usize>,
+    pub(crate) spin: bool,
 }
 
-impl Node {
-    /// Starts `server` with one shard on `data` and waits until it serves. Its threads inherit `core`.
-    pub(crate) fn start(server: &Path, data: &Path, core: usize, spin: bool) -> Result<Self> {
-        let log = data.with_extension("log");
-        let log_file = File::create(&log).doing(|| format!("creating {}", log.display()))?;
-        let mut command = Command::new(server);
-        command.args([
-            "server",
-            "--node",
-            "1",
-            "--shards",
-            "1",
-            "--listen",
-            "127.0.0.1:0",
-            "--output",
-            "json",
-        ]);
-        command.arg("--data").arg(data).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
-        if spin {
+impl Start {
+    pub(crate) fn log(&self) -> PathBuf {
+        self.data.with_extension("log")
+    }
+
+    fn command(&self) -> Result<Command> {
+        let log = File::create(self.log()).doing(|| format!("creating {}", self.log().display()))?;
+        let mut command = Command::new(&self.server);
+        command.args(["server", "--shards", "1", "--output", "json", "--node", &self.id.to_string()]);
+        command.args(["--listen", &self.listen]).arg("--data").arg(&self.data);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        if let Some(peers) = &self.peers {
+            command.args(["--peers", peers]);
+        }
+        if self.spin {
             command.arg("--spin");
         }
         kernel::end_with_this_thread(&mut command);
-        let mut child =
-            with_affinity(core, || command.spawn().doing(|| format!("starting {}", server.display())))??;
-        let output = child.stdout.take().expect("standard output was asked for as a pipe");
-        let mut node = Self { child, address: String::new(), log };
-        node.address = node.wait_until_serving(output)?;
+        Ok(command)
+    }
+}
+
+/// A node that does not serve yet.
+pub(crate) struct Starting {
+    node: Node,
+    /// What it says, line by line.
+    lines: mpsc::Receiver<String>,
+}
+
+impl Starting {
+    /// The node says where it listens once it serves, in one line of JSON.
+    pub(crate) fn wait(self) -> Result<Node> {
+        let Self { mut node, lines } = self;
+        let line = lines.recv_timeout(PATIENCE);
+        let line = line.map_err(|_| node.failure("it did not say that it serves"))?;
+        let address = first_address(&line);
+        node.address = address.ok_or_else(|| node.failure(&format!("it names no address: {line}")))?;
         Ok(node)
+    }
+}
+
+pub(crate) struct Node {
+    child: Child,
+    log: PathBuf,
+
+    /// Of its shard.
+    address: String,
+}
+
+impl Node {
+    /// Starts a node and waits until it serves.
+    pub(crate) fn start(start: &Start) -> Result<Self> {
+        Self::launch(start)?.wait()
+    }
+
+    /// Starts a node that may have to wait for others before it serves.
+    pub(crate) fn launch(start: &Start) -> Result<Starting> {
+        let mut command = start.command()?;
+        let spawn = || command.spawn().doing(|| format!("starting {}", start.server.display()));
+        let mut child = with_affinity(&start.cores, spawn)??;
+        let output = child.stdout.take().expect("standard output was asked for as a pipe");
+        let node = Self { child, log: start.log(), address: String::new() };
+        Ok(Starting { node, lines: read_lines(output) })
     }
 
     /// The address of its shard.
@@ -58,17 +102,12 @@ impl Node {
         &self.address
     }
 
-    /// The node says where it listens once it serves, in one line of JSON.
-    fn wait_until_serving(&self, output: impl Read + Send + 'static) -> Result<String> {
-        let (sender, lines) = mpsc::sync_channel(1);
-        // Reads on to the end, so that the node never waits for a reader of its output.
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(std::io::Result::ok) {
-                let _ = sender.try_send(line);
-            }
-        });
-        let line = lines.recv_timeout(PATIENCE).map_err(|_| self.failure("it did not say that it serves"))?;
-        first_address(&line).ok_or_else(|| self.failure(&format!("it names no address: {line}")))
+    /// Fails if it has ended, whatever the reason.
+    pub(crate) fn check_running(&mut self) -> Result<()> {
+        match self.child.try_wait().doing(|| "looking at a node".to_owned())? {
+            None => Ok(()),
+            Some(status) => Err(self.failure(&format!("it ended with {status}"))),
+        }
     }
 
     fn failure(&self, what: &str) -> Error {
@@ -83,23 +122,29 @@ impl Node {
 
     /// CPU time of its shard's thread so far, user and system.
     pub(crate) fn shard_cpu(&self) -> Result<Duration> {
+        let threads = self.threads()?;
+        let shard = threads.iter().find(|(name, _)| name.starts_with("shard"));
+        shard.map(|(_, cpu)| *cpu).ok_or_else(|| self.failure("no thread with statistics is named shard…"))
+    }
+
+    /// CPU time of all its threads so far, those included that the kernel runs for it.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        Ok(self.threads()?.iter().map(|(_, cpu)| *cpu).sum())
+    }
+
+    /// Name and CPU time of each thread.
+    fn threads(&self) -> Result<Vec<(String, Duration)>> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
         let doing = || format!("reading {}", tasks.display());
-        let mut busiest = Duration::ZERO;
+        let mut threads = Vec::new();
         for task in fs::read_dir(&tasks).doing(doing)? {
             let task = task.doing(doing)?.path();
+            // A thread that ends meanwhile has no files any more.
             let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
             let statistics = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
-            if name.starts_with("shard") {
-                let time = parse_schedstat(&statistics);
-                busiest = busiest.max(time.ok_or_else(|| Error::new(doing(), "no schedstat"))?);
-            }
+            threads.extend(parse_schedstat(&statistics).map(|cpu| (name, cpu)));
         }
-        if busiest > Duration::ZERO {
-            Ok(busiest)
-        } else {
-            Err(Error::new(doing(), "no thread is named shard…"))
-        }
+        Ok(threads)
     }
 
     /// Memory in use, in bytes.
@@ -140,10 +185,21 @@ impl Drop for Node {
     }
 }
 
-/// Runs `work` while this thread, and so each process it starts, is bound to one core.
-fn with_affinity<T>(core: usize, work: impl FnOnce() -> T) -> Result<T> {
-    let before = affinity::get_thread_affinity().doing(|| "asking for the allowed cores".to_owned())?;
-    crate::machine::pin(core)?;
+/// The lines that come; read to the end, so that the node never waits for a reader of its output.
+fn read_lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(std::io::Result::ok) {
+            let _ = sender.try_send(line);
+        }
+    });
+    lines
+}
+
+/// Runs `work` while this thread, and so each process it starts, is bound to some cores.
+fn with_affinity<T>(cores: &[usize], work: impl FnOnce() -> T) -> Result<T> {
+    let before = crate::machine::allowed_cores()?;
+    affinity::set_thread_affinity(cores).doing(|| format!("binding a node to cores {cores:?}"))?;
     let result = work();
     affinity::set_thread_affinity(before).doing(|| "restoring the allowed cores".to_owned())?;
     Ok(result)

@@ -5,6 +5,12 @@
 //! a user whose ticks do not wait ("coordinated omission" is the mistake of not counting them). Times are nanoseconds
 //! since the start and come in from outside; there is no clock here.
 
+use std::time::Duration;
+
+/// The driver of a run stops parking this long before a message is due and asks again and again instead: a timer on a
+/// sleeping core is tens of microseconds late, which would be charged to the target.
+pub(crate) const LEAD: Duration = Duration::from_micros(100);
+
 /// The moments at which messages are due.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {

@@ -26,6 +26,23 @@ impl Idle {
     }
 }
 
+/// How clients reach a node or a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    /// `HOST:PORT`, or several with commas between.
+    pub(crate) addresses: String,
+    /// Where their thread runs.
+    pub(crate) core: usize,
+    pub(crate) idle: Idle,
+}
+
+impl Access {
+    pub(crate) fn connect(&self) -> Result<Client> {
+        let builder = Client::builder().idle(self.idle.strategy()).window(WINDOW_PUBLISHES, WINDOW_BYTES);
+        builder.connect(&self.addresses).doing(|| format!("connecting to {}", self.addresses))
+    }
+}
+
 /// What is published: so many messages of so many bytes in one publish.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -41,13 +58,16 @@ const WINDOW_BYTES: usize = 32 << 20;
 const OFFERS_PER_POLL: usize = 64;
 
 /// A node that answers nothing for this long has failed.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 pub(crate) struct Publisher {
     client: Client,
     producer: Producer,
     messages: Vec<Message<'static>>,
     queue: String,
+
+    /// The queue's, known from the first receipt on.
+    group: Option<u32>,
 }
 
 /// What a saturated publisher achieved.
@@ -65,16 +85,20 @@ impl Flow {
 
 impl Publisher {
     /// Connects, creates `queue` if it is not there, and opens a session.
-    pub(crate) fn connect(address: &str, queue: &str, shape: Shape, idle: Idle) -> Result<Self> {
-        let builder = Client::builder().idle(idle.strategy()).window(WINDOW_PUBLISHES, WINDOW_BYTES);
-        let client = builder.connect(address).doing(|| format!("connecting to {address}"))?;
+    pub(crate) fn connect(access: &Access, queue: &str, shape: Shape) -> Result<Self> {
+        let client = access.connect()?;
         let doing = || format!("opening the queue {queue}");
         client.create_queue(queue, &QueueSettings::default()).doing(doing)?;
         let producer = client.producer(queue).doing(doing)?;
         // Each message has memory of its own, as a user's would.
         let message = |number: usize| Message::owned(vec![number as u8; shape.message_bytes]);
         let messages = (0..shape.batch).map(message).collect();
-        Ok(Self { client, producer, messages, queue: queue.to_owned() })
+        Ok(Self { client, producer, messages, queue: queue.to_owned(), group: None })
+    }
+
+    /// The group that its queue lives in, if there was a receipt yet.
+    pub(crate) fn group(&self) -> Option<u32> {
+        self.group
     }
 
     /// Publishes as fast as receipts allow for at least `duration`, and waits for all of them.
@@ -124,7 +148,10 @@ impl Publisher {
     fn poll(&mut self) -> Result<u64> {
         let (mut stored, mut refused) = (0, None);
         self.producer.poll(|Completion { result, .. }| match result {
-            Ok(_) => stored += 1,
+            Ok(receipt) => {
+                stored += 1;
+                self.group = Some(receipt.group);
+            }
             Err(error) => refused = Some(error),
         });
         match refused {

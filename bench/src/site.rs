@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::error::{Doing, Error, Result};
 use crate::machine::{Cores, Machine, Placement};
-use crate::node::Node;
-use crate::publisher::Idle;
+use crate::node::{Node, Start};
+use crate::publisher::{Access, Idle};
 
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
@@ -24,7 +24,7 @@ pub(crate) struct Options {
 
     /// Start the node with --spin
     #[arg(long)]
-    spin: bool,
+    pub(crate) spin: bool,
 
     /// What the publishing thread does while it waits
     #[arg(long, value_enum, default_value_t = Idle::Park)]
@@ -34,6 +34,22 @@ pub(crate) struct Options {
     placement: Placement,
 }
 
+impl Options {
+    /// Where data of this process may lie; `what` tells it from other data of it.
+    pub(crate) fn directory(&self, what: &str) -> PathBuf {
+        self.data.join(format!("ringmain-bench-{}-{what}", std::process::id()))
+    }
+
+    /// How clients reach what listens at these addresses.
+    pub(crate) fn access(&self, addresses: String, cores: Cores) -> Access {
+        Access { addresses, core: cores.client, idle: self.idle }
+    }
+
+    pub(crate) fn server(&self) -> Result<PathBuf> {
+        self.server.clone().map_or_else(beside_this_program, Ok)
+    }
+}
+
 pub(crate) struct Site {
     machine: Machine,
     idle: Idle,
@@ -41,14 +57,14 @@ pub(crate) struct Site {
 }
 
 enum Place {
-    Elsewhere { address: String },
-    Here { start: Start, node: Option<Node> },
-}
-
-struct Start {
-    server: PathBuf,
-    directory: PathBuf,
-    spin: bool,
+    Elsewhere {
+        address: String,
+    },
+    /// The data is deleted with the site.
+    Here {
+        start: Start,
+        node: Option<Node>,
+    },
 }
 
 impl Site {
@@ -57,10 +73,15 @@ impl Site {
         let place = match &options.connect {
             Some(address) => Place::Elsewhere { address: address.clone() },
             None => {
-                let name = format!("ringmain-bench-{}", std::process::id());
-                let directory = options.data.join(name);
-                let server = options.server.clone().map_or_else(beside_this_program, Ok)?;
-                let start = Start { server, directory, spin: options.spin };
+                let start = Start {
+                    server: options.server()?,
+                    data: options.directory("node"),
+                    id: 1,
+                    listen: "127.0.0.1:0".to_owned(),
+                    peers: None,
+                    cores: vec![machine.cores.server],
+                    spin: options.spin,
+                };
                 Place::Here { start, node: None }
             }
         };
@@ -71,10 +92,9 @@ impl Site {
 
     /// Starts the node on what data there is; says how long that took.
     pub(crate) fn start(&mut self) -> Result<Duration> {
-        let core = self.cores().server;
         let Place::Here { start, node } = &mut self.place else { return Ok(Duration::ZERO) };
         let started = std::time::Instant::now();
-        *node = Some(Node::start(&start.server, &start.directory, core, start.spin)?);
+        *node = Some(Node::start(start)?);
         Ok(started.elapsed())
     }
 
@@ -98,15 +118,16 @@ impl Site {
         self.machine.cores
     }
 
-    pub(crate) fn idle(&self) -> Idle {
-        self.idle
+    /// How its clients reach it.
+    pub(crate) fn access(&self) -> Access {
+        Access { addresses: self.address().to_owned(), core: self.cores().client, idle: self.idle }
     }
 
     pub(crate) fn facts(&self) -> Vec<(&'static str, String)> {
         self.machine.facts()
     }
 
-    pub(crate) fn address(&self) -> &str {
+    fn address(&self) -> &str {
         match &self.place {
             Place::Elsewhere { address } => address,
             Place::Here { node, .. } => node.as_ref().map_or("", Node::address),
@@ -124,7 +145,7 @@ impl Site {
     pub(crate) fn directory(&self) -> Option<&Path> {
         match &self.place {
             Place::Elsewhere { .. } => None,
-            Place::Here { start, .. } => Some(&start.directory),
+            Place::Here { start, .. } => Some(&start.data),
         }
     }
 

@@ -51,8 +51,9 @@ pub(crate) fn queue(site: &mut Site, messages: u64) -> Result<Queued> {
     eprintln!("queueing {messages} messages of {} B", SMALL.message_bytes);
     site.renew()?;
     let node = running(site)?;
-    on_core(site.cores().client, || {
-        let mut publisher = Publisher::connect(site.address(), "bench.queued", SMALL, site.idle())?;
+    let access = site.access();
+    on_core(access.core, || {
+        let mut publisher = Publisher::connect(&access, "bench.queued", SMALL)?;
         publisher.fill(FILL_MESSAGES)?;
         let before = node.resident_bytes()?;
         let flow = publisher.fill(messages)?;
@@ -68,8 +69,9 @@ pub(crate) fn restart(site: &mut Site, log_bytes: u64, message_bytes: usize) -> 
     site.renew()?;
     let shape = Shape { message_bytes, batch: (256 << 10) / message_bytes.min(256 << 10) };
     let messages = log_bytes / message_bytes as u64;
-    let flow = on_core(site.cores().client, || {
-        let mut publisher = Publisher::connect(site.address(), "bench.restart", shape, site.idle())?;
+    let access = site.access();
+    let flow = on_core(access.core, || {
+        let mut publisher = Publisher::connect(&access, "bench.restart", shape)?;
         let flow = publisher.fill(messages)?;
         publisher.leave()?;
         Ok(flow)

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::machine::on_core;
-use crate::publisher::{Flow, Publisher, Shape};
+use crate::node::Node;
+use crate::publisher::{Access, Flow, Publisher, Shape};
 use crate::site::{self, Site};
 use crate::table::{Cell, Output, Report, Table};
 
@@ -52,6 +53,8 @@ impl Throughput {
 /// A run begins with a tenth of its length that is not counted.
 const WARM_UP_SHARE: u32 = 10;
 
+const QUEUE: &str = "bench.throughput";
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut site = Site::open(&options.site)?;
     let mut measured = Vec::new();
@@ -67,15 +70,37 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 pub(crate) fn measure(site: &Site, shape: Shape, duration: Duration) -> Result<Throughput> {
-    let cpu = || site.node().map(|node| node.shard_cpu()).transpose();
-    on_core(site.cores().client, || {
-        let mut publisher = Publisher::connect(site.address(), "bench.throughput", shape, site.idle())?;
+    let cpu = || site.node().map(Node::shard_cpu).transpose();
+    let watched = watch(&site.access(), shape, duration, cpu)?;
+    let shard_cpu = watched.after.zip(watched.before).map(|(after, before)| after - before);
+    Ok(Throughput { shape, flow: watched.flow, shard_cpu })
+}
+
+/// A flow, and what was seen right before and after it.
+pub(crate) struct Watched<T> {
+    pub(crate) flow: Flow,
+    /// Where the queue lived.
+    pub(crate) group: Option<u32>,
+    pub(crate) before: T,
+    pub(crate) after: T,
+}
+
+/// Publishes to a queue of its own, which it leaves no trace of.
+pub(crate) fn watch<T: Send>(
+    access: &Access,
+    shape: Shape,
+    duration: Duration,
+    look: impl Fn() -> Result<T> + Send + Sync,
+) -> Result<Watched<T>> {
+    on_core(access.core, || {
+        let mut publisher = Publisher::connect(access, QUEUE, shape)?;
         publisher.saturate(duration / WARM_UP_SHARE)?;
-        let before = cpu()?;
+        let before = look()?;
         let flow = publisher.saturate(duration)?;
-        let shard_cpu = cpu()?.zip(before).map(|(after, before)| after - before);
+        let after = look()?;
+        let group = publisher.group();
         publisher.finish()?;
-        Ok(Throughput { shape, flow, shard_cpu })
+        Ok(Watched { flow, group, before, after })
     })
 }
 

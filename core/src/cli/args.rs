@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ringmain_core::config::{Address, Bytes, Peer, Period};
+use ringmain_core::config::{Address, Bytes, NODES_MAX, Peer, Period};
 
 /// The longest demo. Its ledger remembers every message to find duplicates: 3,600 s × 3,000/s × 24 B = 260 MB.
 const DEMO_SECONDS_MAX: u64 = 3_600;
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Watch a broker carry this host's telemetry, be killed halfway, and lose nothing
+    /// Watch a cluster carry this host's telemetry, lose its leader halfway, and lose nothing
     Demo(Demo),
     /// Run a node
     Server(Server),
@@ -74,10 +74,10 @@ pub(crate) struct Demo {
     /// How long messages are produced
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u64).range(4..=DEMO_SECONDS_MAX))]
     pub(crate) seconds: u64,
-    /// Nodes of the cluster; one for now
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=9))]
-    pub(crate) nodes: Option<u32>,
-    /// Shards of the broker; default: one for every core
+    /// Nodes of the cluster; with fewer than three it stands still while one is away
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=NODES_MAX as i64))]
+    pub(crate) nodes: u32,
+    /// Shards of each node; default: as the cores of this machine allow
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) shards: Option<u32>,
     /// Keep the broker's data in this directory, which must be empty or an earlier demo's; default: a temporary one
@@ -245,19 +245,25 @@ pub(crate) struct Cluster {
 
 #[derive(Subcommand)]
 pub(crate) enum ClusterAction {
-    /// Show the nodes and shards of the cluster
-    Status,
-    /// Hand leadership to another node
+    /// Show who leads what, and how far every node is
+    Status {
+        /// A line for each group, however many there are
+        #[arg(long)]
+        groups: bool,
+    },
+    /// Make a node the leader of a group
     Transfer {
+        #[arg(value_name = "GROUP")]
+        group: u32,
         #[arg(value_name = "NODE")]
         node: u32,
     },
-    /// Add a node
+    /// Add a node, which runs already and waits for it, to every group
     Add {
-        #[arg(value_name = "ID=HOST:PORT")]
+        #[arg(value_name = "NODE=HOST:PORT")]
         node: Peer,
     },
-    /// Remove a node
+    /// Take a node out of every group
     Remove {
         #[arg(value_name = "NODE")]
         node: u32,
@@ -319,6 +325,8 @@ mod tests {
             "ringmain consume q --count 0",
             "ringmain demo --seconds 1",
             "ringmain cluster add 1",
+            "ringmain cluster transfer 3",
+            "ringmain demo --nodes 8",
             "ringmain queue list --connect nowhere",
         ] {
             assert_eq!(parse(line).err().map(|error| error.exit_code()), Some(2), "{line}");
@@ -337,7 +345,10 @@ mod tests {
             "ringmain queue list --connect h:1,i:2",
             "ringmain publish q --file f --priority 9 --ttl 1s --delay 1s --key k --header a=b --header c=d",
             "ringmain consume q --count 5 --follow --no-ack --output json",
-            "ringmain cluster status",
+            "ringmain cluster status --groups --output json",
+            "ringmain cluster transfer 3 2",
+            "ringmain cluster add 4=h:7411",
+            "ringmain cluster remove 4 --connect h:1",
             "ringmain wal verify d --output json",
             "ringmain completions zsh",
         ] {

@@ -57,11 +57,6 @@ impl Broker {
         self.node.join().map_err(Failure::told)
     }
 
-    /// Finishes what was admitted, then ends.
-    pub(crate) fn stop(self) -> Result<(), Failure> {
-        self.node.stop().map_err(Failure::told)
-    }
-
     /// Ends at once, as if the process had died.
     pub(crate) fn kill(self) {
         self.node.kill();

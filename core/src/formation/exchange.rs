@@ -26,6 +26,8 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(750);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Lines for the person at the terminal, at most so often.
 const SAY_EVERY: Duration = Duration::from_secs(2);
+/// Nodes that are started together find each other sooner, and say nothing.
+const SAY_AFTER: Duration = Duration::from_secs(1);
 /// Connections that are answered at the same time; the others wait in the kernel.
 const ANSWERS_MAX: usize = 32;
 /// Addresses of one host name that are tried.
@@ -121,7 +123,7 @@ impl Exchange {
     }
 
     fn wait(&self, node: u32, stop: &StopFlag) -> Result<ClusterLayout, Failure> {
-        let mut herald = Herald::default();
+        let mut herald = Herald::new();
         while !stop.is_stopped() {
             match self.decide() {
                 // What all know is on its way around.
@@ -286,21 +288,24 @@ fn receive<T>(
 }
 
 /// Tells the person at the terminal what has changed, and not too often.
-#[derive(Default)]
 struct Herald {
     said: String,
-    at: Option<Instant>,
+    /// Not before this moment.
+    next: Instant,
 }
 
 impl Herald {
+    fn new() -> Self {
+        Self { said: String::new(), next: Instant::now() + SAY_AFTER }
+    }
+
     fn say(&mut self, text: String) {
         let now = Instant::now();
-        let is_soon = self.at.is_some_and(|at| now.duration_since(at) < SAY_EVERY);
-        if is_soon || text == self.said {
+        if now < self.next || text == self.said {
             return;
         }
         eprintln!("{text}");
-        (self.said, self.at) = (text, Some(now));
+        (self.said, self.next) = (text, now + SAY_EVERY);
     }
 }
 

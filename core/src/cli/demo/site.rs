@@ -1,11 +1,17 @@
-//! Where the demo's broker lives: a data directory and a run of loopback ports, both the same before and after the kill.
+//! Where the demo's nodes live: a data directory for each and a run of loopback ports, the same before and after the kill.
+//!
+//! ```text
+//! DIR                     the data directory of a demo with one node
+//! DIR/node-1, DIR/node-2  those of a demo with several
+//! ```
 
 use std::fs::{self, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use ringmain_core::config::{Address, Config};
+use ringmain_core::config::{Address, Config, Peer};
+use ringmain_core::identity::Identity;
 use tempfile::TempDir;
 
 use crate::cli::Failure;
@@ -16,14 +22,23 @@ const PORT_LEAST: u16 = 10_240;
 const PORT_EPHEMERAL: u16 = 32_768;
 
 pub(super) struct Site {
-    config: Config,
-    shards: u32,
+    /// One for each node, by id from 1.
+    configs: Vec<Config>,
+    path: PathBuf,
     /// Removed with everything in it when the demo ends, unless a person asked for a directory.
     _temporary: Option<TempDir>,
 }
 
+/// How large the demo is.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Size {
+    pub(super) nodes: u32,
+    /// Of each node.
+    pub(super) shards: u32,
+}
+
 impl Site {
-    pub(super) fn open(data: Option<PathBuf>, shards: u32) -> Result<Self, Failure> {
+    pub(super) fn open(data: Option<PathBuf>, size: Size) -> Result<Self, Failure> {
         let (path, temporary) = match data {
             Some(path) => (path, None),
             None => {
@@ -31,23 +46,79 @@ impl Site {
                 (directory.path().to_owned(), Some(directory))
             }
         };
-        let listen = Address { host: Ipv4Addr::LOCALHOST.to_string(), port: free_ports(shards)? };
-        let mut config = Config::new(1, path, listen);
-        config.shards = Some(shards);
-        let config = config.checked().map_err(Failure::told)?;
-        Ok(Self { config, shards, _temporary: temporary })
+        let ports = match earlier_ports(&path, size)? {
+            Some(ports) => ports,
+            None => {
+                let first = free_ports(size.nodes * size.shards)?;
+                (0..size.nodes).map(|node| first + (node * size.shards) as u16).collect()
+            }
+        };
+        let configs = configs(&path, size, &ports)?;
+        Ok(Self { configs, path, _temporary: temporary })
     }
 
-    pub(super) fn config(&self) -> &Config {
-        &self.config
+    pub(super) fn configs(&self) -> &[Config] {
+        &self.configs
     }
 
-    /// Every shard's address.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where each node's first shard listens.
     pub(super) fn addresses(&self) -> Vec<Address> {
-        let Address { host, port } = &self.config.listen;
-        let shards = u16::try_from(self.shards).expect("free_ports has found so many ports");
-        (0..shards).map(|shard| Address { host: host.clone(), port: port + shard }).collect()
+        self.configs.iter().map(|config| config.listen.clone()).collect()
     }
+}
+
+fn configs(path: &Path, size: Size, ports: &[u16]) -> Result<Vec<Config>, Failure> {
+    assert_eq!(ports.len(), size.nodes as usize);
+    let address = |port: u16| Address { host: Ipv4Addr::LOCALHOST.to_string(), port };
+    let nodes = (1..).zip(ports).map(|(node, port)| Peer { node, address: address(*port) });
+    let nodes: Vec<Peer> = nodes.collect();
+    let config = |own: &Peer| {
+        let mut config = Config::new(own.node, directory(path, own.node, size.nodes), own.address.clone());
+        config.shards = Some(size.shards);
+        if size.nodes > 1 {
+            config.list_nodes(nodes.clone()).map_err(Failure::told)?;
+        }
+        config.checked().map_err(Failure::told)
+    };
+    nodes.iter().map(config).collect()
+}
+
+fn directory(path: &Path, node: u32, nodes: u32) -> PathBuf {
+    if nodes == 1 { path.to_owned() } else { path.join(format!("node-{node}")) }
+}
+
+/// The ports of an earlier demo in this directory: its nodes know each other by them for good.
+fn earlier_ports(path: &Path, size: Size) -> Result<Option<Vec<u16>>, Failure> {
+    if size.nodes == 1 {
+        // Nobody knows the port of a node alone.
+        return Ok(None);
+    }
+    let other = |nodes: usize| {
+        let nodes = if nodes == 1 { "one node".to_owned() } else { format!("{nodes} nodes") };
+        Failure::told(format!("{} holds a demo with {nodes}: say so with --nodes", path.display()))
+    };
+    if path.join("identity.toml").exists() {
+        return Err(other(1));
+    }
+    for node in 1..=size.nodes {
+        let directory = directory(path, node, size.nodes);
+        if !directory.join("identity.toml").exists() {
+            continue;
+        }
+        let founders = Identity::read(&directory).map_err(Failure::told)?.founders;
+        match founders.len() {
+            0 => {}
+            nodes if nodes == size.nodes as usize => {
+                return Ok(Some(founders.iter().map(|founder| founder.address.port).collect()));
+            }
+            nodes => return Err(other(nodes)),
+        }
+    }
+    Ok(None)
 }
 
 /// A new directory on a filesystem that takes direct writes; the one for temporary files is often in memory and does not.
@@ -110,11 +181,31 @@ mod tests {
 
     #[test]
     fn a_temporary_site_leaves_nothing_behind() {
-        let site = Site::open(None, 2).unwrap();
-        let path = site.config().data.clone();
+        let site = Site::open(None, Size { nodes: 1, shards: 2 }).unwrap();
+        let path = site.path().to_owned();
+        assert_eq!(site.configs()[0].data, path);
         assert!(path.is_dir());
-        assert_eq!(site.addresses()[1].port, site.addresses()[0].port + 1);
         drop(site);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn nodes_list_each_other_and_share_no_port() {
+        let directory = tempfile::tempdir().unwrap();
+        let size = Size { nodes: 3, shards: 2 };
+        let site = Site::open(Some(directory.path().to_owned()), size).unwrap();
+        let ports: Vec<u16> = site.addresses().iter().map(|address| address.port).collect();
+        assert_eq!(ports, [ports[0], ports[0] + 2, ports[0] + 4]);
+        assert!(site.configs()[2].data.ends_with("node-3"));
+        assert_eq!(site.configs()[0].nodes(), site.configs()[2].nodes());
+    }
+
+    #[test]
+    fn an_earlier_demo_of_another_size_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("identity.toml"), "").unwrap();
+        let size = Size { nodes: 3, shards: 1 };
+        let refused = Site::open(Some(directory.path().to_owned()), size).err().unwrap();
+        assert!(refused.to_string().ends_with("holds a demo with one node: say so with --nodes"));
     }
 }

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use flume::Sender;
 
+use super::standing::Standing;
+use super::telemetry::Topic;
 use super::verdict::{Counts, Event};
 
 /// Happenings that wait for the ledger: a second's worth at ten times the demo's rate, in about 4 MB.
@@ -13,13 +15,26 @@ pub(super) const HAPPENINGS_MAX: usize = 32_768;
 /// Everything that the thread with the ledger is told.
 pub(super) enum Happening {
     Message(Event),
+    /// A node is about to be killed that leads these queues.
     Killed {
+        node: u32,
+        leads: Vec<Topic>,
         at: u64,
     },
+    /// None of its threads runs any more.
+    Gone {
+        at: u64,
+    },
+    /// It is started again, on the same data.
+    Restarting {
+        at: u64,
+    },
+    /// It serves again.
     Restarted {
         at: u64,
     },
     Counted(Vec<Counts>),
+    Standing(Standing),
     ProducerEnded,
     ConsumerEnded,
     /// The demo cannot go on.

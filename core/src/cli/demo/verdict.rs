@@ -63,11 +63,31 @@ pub(super) struct Counts {
 /// The kill in the middle and the way back.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) struct Outage {
+    pub(super) node: u32,
     pub(super) killed: u64,
-    /// The broker had been started again.
-    pub(super) restarted: Option<u64>,
-    /// The first message offered after the restart was acknowledged.
+    /// The queues that the node led, by `Topic`.
+    pub(super) led: [bool; Topic::ALL.len()],
+    /// Those of them where no message offered since the node is gone was acknowledged yet.
+    pub(super) waiting: [bool; Topic::ALL.len()],
+    /// No thread of the node ran any more.
+    pub(super) gone: Option<u64>,
+    /// A message offered after that was acknowledged, in the last of the queues as well.
     pub(super) serving: Option<u64>,
+    pub(super) restarted: Option<u64>,
+    /// The node had everything again.
+    pub(super) current: Option<u64>,
+}
+
+impl Outage {
+    /// Whether everybody is back.
+    pub(super) fn is_over(&self) -> bool {
+        self.serving.is_some() && self.current.is_some()
+    }
+
+    fn touches(&self, topic: Topic, offered: u64, at: u64) -> bool {
+        let waited = self.serving.is_none_or(|serving| offered <= serving);
+        self.led[topic as usize] && at >= self.killed && waited
+    }
 }
 
 #[derive(Copy, Clone)]
@@ -81,6 +101,8 @@ struct Fate {
 }
 
 pub(super) struct Ledger {
+    nodes: u32,
+
     /// The messages of each producer, by number.
     fates: Vec<Vec<Fate>>,
     /// The highest sequence delivered so far, of each queue and priority.
@@ -106,7 +128,7 @@ pub(super) struct Tally {
     pub(super) garbled: u64,
 }
 
-/// All of them, and those that the outage did not touch.
+/// All of them, and those that did not wait for the outage to end.
 pub(super) struct Latencies {
     pub(super) all: Histogram<u64>,
     pub(super) steady: Histogram<u64>,
@@ -149,11 +171,17 @@ pub(super) struct Verdict {
     pub(super) depth_exact: bool,
     /// Where they are not.
     pub(super) depth_faults: Vec<String>,
-    /// From the kill to the first acknowledgement of a message offered after the restart.
+    pub(super) nodes: u32,
+    /// The node that was killed.
+    pub(super) killed: Option<u32>,
+    /// From the kill to the first acknowledgement of a message that was offered after it, in the last of the queues that the
+    /// node led.
     pub(super) failover_ms: Option<f64>,
+    /// From the node's restart until it had everything again.
+    pub(super) catch_up_ms: Option<f64>,
     pub(super) publish_us: Percentiles,
     pub(super) deliver_us: Percentiles,
-    /// Without the messages that waited for the broker to come back.
+    /// Without the messages that waited for another leader, or for the only one to come back.
     pub(super) publish_steady_us: Percentiles,
     pub(super) deliver_steady_us: Percentiles,
     pub(super) seconds: f64,
@@ -161,9 +189,10 @@ pub(super) struct Verdict {
 }
 
 impl Ledger {
-    pub(super) fn new(producers: usize) -> Self {
+    pub(super) fn new(nodes: u32) -> Self {
         Self {
-            fates: vec![Vec::new(); producers],
+            nodes,
+            fates: vec![Vec::new(); Topic::ALL.len()],
             highest: BTreeMap::new(),
             outage: None,
             refusals: Vec::new(),
@@ -189,14 +218,34 @@ impl Ledger {
         &self.deliver
     }
 
-    pub(super) fn on_killed(&mut self, at: u64) {
-        assert!(self.outage.is_none(), "the demo kills its broker once");
-        self.outage = Some(Outage { killed: at, restarted: None, serving: None });
+    pub(super) fn on_killed(&mut self, node: u32, leads: &[Topic], at: u64) {
+        assert!(self.outage.is_none(), "the demo kills one node, once");
+        let led = Topic::ALL.map(|topic| leads.contains(&topic));
+        self.outage = Some(Outage {
+            node,
+            killed: at,
+            led,
+            waiting: led,
+            gone: None,
+            serving: None,
+            restarted: None,
+            current: None,
+        });
+    }
+
+    pub(super) fn on_gone(&mut self, at: u64) {
+        self.outage.as_mut().expect("a node is killed before it is gone").gone = Some(at);
     }
 
     pub(super) fn on_restarted(&mut self, at: u64) {
-        let outage = self.outage.as_mut().expect("a broker is killed before it is restarted");
-        outage.restarted = Some(at);
+        self.outage.as_mut().expect("a node is killed before it is restarted").restarted = Some(at);
+    }
+
+    /// The node that was killed has everything again.
+    pub(super) fn on_current(&mut self, at: u64) {
+        let outage = self.outage.as_mut().expect("a node is killed before it is back");
+        assert!(outage.restarted.is_some(), "a node is started before it has everything");
+        outage.current.get_or_insert(at);
     }
 
     pub(super) fn on_event(&mut self, event: Event) {
@@ -209,7 +258,8 @@ impl Ledger {
                 if !self.on_delivered(stamp, topic, priority, sequence) {
                     self.tally.garbled += 1;
                 } else if timed {
-                    self.deliver.record(stamp.offered, at, self.outage);
+                    let touched = self.outage.is_some_and(|outage| outage.touches(topic, stamp.offered, at));
+                    self.deliver.record(stamp.offered, at, touched);
                 }
             }
             Event::Garbled => self.tally.garbled += 1,
@@ -227,13 +277,18 @@ impl Ledger {
         let fate = &mut self.fates[usize::from(stamp.producer)][stamp.number as usize];
         assert!(!fate.acknowledged, "a message is acknowledged once");
         fate.acknowledged = true;
+        let topic = fate.topic;
         self.tally.acknowledged += 1;
-        if let Some(Outage { restarted: Some(restarted), serving: serving @ None, .. }) = &mut self.outage
-            && stamp.offered >= *restarted
+        if let Some(Outage { gone: Some(gone), waiting, serving: serving @ None, .. }) = &mut self.outage
+            && stamp.offered >= *gone
         {
-            *serving = Some(at);
+            waiting[topic as usize] = false;
+            if waiting.iter().all(|waits| !waits) {
+                *serving = Some(at);
+            }
         }
-        self.publish.record(stamp.offered, at, self.outage);
+        let touched = self.outage.is_some_and(|outage| outage.touches(topic, stamp.offered, at));
+        self.publish.record(stamp.offered, at, touched);
     }
 
     fn on_refused(&mut self, stamp: Stamp, why: String) {
@@ -281,12 +336,15 @@ impl Ledger {
             None => vec!["the broker could not be asked".to_owned()],
         };
         let levels = || counts.unwrap_or_default().iter().flat_map(|counts| &counts.levels);
-        let outage = self.outage.and_then(|outage| Some((outage.killed, outage.serving?)));
+        let outage = self.outage;
+        let milliseconds = |from: u64, to: u64| tenths(to.saturating_sub(from) as f64 / 1e6);
         let tally = self.tally;
         let faults =
             lost + tally.duplicated + tally.out_of_order + tally.garbled + tally.refused + self.unresolved();
         Verdict {
-            ok: faults == 0 && depth_faults.is_empty() && (outage.is_some() || interrupted),
+            ok: faults == 0
+                && depth_faults.is_empty()
+                && (interrupted || outage.is_some_and(|outage| outage.is_over())),
             published: tally.published,
             acknowledged: tally.acknowledged,
             consumed: tally.consumed,
@@ -303,7 +361,10 @@ impl Ledger {
             depth_in_flight: levels().map(|level| level.2).sum(),
             depth_exact: depth_faults.is_empty(),
             depth_faults,
-            failover_ms: outage.map(|(killed, serving)| tenths((serving - killed) as f64 / 1e6)),
+            nodes: self.nodes,
+            killed: outage.map(|outage| outage.node),
+            failover_ms: outage.and_then(|outage| Some(milliseconds(outage.killed, outage.serving?))),
+            catch_up_ms: outage.and_then(|outage| Some(milliseconds(outage.restarted?, outage.current?))),
             publish_us: Percentiles::of(&self.publish.all),
             deliver_us: Percentiles::of(&self.deliver.all),
             publish_steady_us: Percentiles::of(&self.publish.steady),
@@ -361,12 +422,10 @@ impl Latencies {
         Self { all: histogram(), steady: histogram() }
     }
 
-    fn record(&mut self, offered: u64, at: u64, outage: Option<Outage>) {
+    /// `touched`: it waited for the outage to end.
+    fn record(&mut self, offered: u64, at: u64, touched: bool) {
         let latency = at.saturating_sub(offered).max(1);
         self.all.record(latency).expect("the histogram grows to any latency");
-        let touched = outage.is_some_and(|outage| {
-            at >= outage.killed && outage.serving.is_none_or(|serving| offered <= serving)
-        });
         if !touched {
             self.steady.record(latency).expect("the histogram grows to any latency");
         }
@@ -564,22 +623,49 @@ mod tests {
     fn the_outage_ends_with_a_message_offered_after_it() {
         let mut world = settled();
         world.publish(2);
-        world.ledger.on_killed(3 * MS);
+        world.ledger.on_killed(2, &[Topic::Cores], 3 * MS);
         for number in [3, 4, 5, 6, 7] {
             world.publish(number);
         }
-        world.ledger.on_restarted(5 * MS);
+        world.ledger.on_gone(5 * MS);
         world.acknowledge(2, 6 * MS);
         world.acknowledge(3, 6 * MS);
         assert_eq!(world.ledger.outage().unwrap().serving, None);
         world.acknowledge(4, 6 * MS);
         world.acknowledge(5, 7 * MS);
         world.acknowledge(6, 8 * MS);
-        let outage = Outage { killed: 3 * MS, restarted: Some(5 * MS), serving: Some(7 * MS) };
-        assert_eq!(world.ledger.outage(), Some(outage));
-        assert_eq!(world.verdict().failover_ms, Some(4.0));
+        assert_eq!(world.ledger.outage().unwrap().serving, Some(7 * MS));
+        assert_eq!((world.verdict().failover_ms, world.verdict().killed), (Some(4.0), Some(2)));
         // Those of before the kill, and none that waited for the broker.
         assert_eq!((world.ledger.publish().all.len(), world.ledger.publish().steady.len()), (7, 2));
+        assert!(!world.ledger.outage().unwrap().is_over());
+        world.ledger.on_restarted(9 * MS);
+        world.ledger.on_current(11 * MS);
+        assert!(world.ledger.outage().unwrap().is_over());
+        assert_eq!(world.verdict().catch_up_ms, Some(2.0));
+    }
+
+    #[test]
+    fn every_queue_that_was_led_must_serve_again() {
+        let mut world = settled();
+        world.ledger.on_killed(1, &[Topic::Cores, Topic::Devices], 2 * MS);
+        world.ledger.on_gone(2 * MS);
+        world.publish(2);
+        world.acknowledge(2, 3 * MS);
+        assert_eq!(world.verdict().failover_ms, None);
+        let stamp = Stamp { producer: 1, number: 0, offered: 4 * MS };
+        world.ledger.on_event(Event::Offered { stamp, topic: Topic::Devices, class: Class::Device });
+        world.ledger.on_event(Event::Acknowledged { stamp, at: 5 * MS });
+        assert_eq!(world.verdict().failover_ms, Some(3.0));
+    }
+
+    #[test]
+    fn queues_that_others_lead_are_not_touched() {
+        let mut world = settled();
+        world.ledger.on_killed(1, &[Topic::Devices], 2 * MS);
+        world.publish(2);
+        world.acknowledge(2, 3 * MS);
+        assert_eq!(world.ledger.publish().steady.len(), 3);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What a person sees while the demo runs: a dashboard redrawn in place on a terminal, a line a second elsewhere, and the
 //! verdict's table at the end. `render` and `table` are pure; only `Screen` writes, and only to stderr.
 
+mod nodes;
+
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use ringmain_core::config::Period;
 
+use super::standing::Standing;
 use super::telemetry::Class;
 use super::verdict::{Counts, Ledger, Outage, Percentiles, Tally, Verdict};
 use crate::cli::output::grouped;
@@ -35,11 +38,14 @@ pub(super) struct Picture<'a> {
     pub(super) ledger: &'a Ledger,
     /// The broker's latest counts of each of `Topic::ALL`.
     pub(super) counts: &'a [Counts],
+    /// The latest that the nodes said of themselves.
+    pub(super) standing: &'a Standing,
 }
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Running,
+    /// A node is gone, and what it led has no acknowledgement yet.
     Down,
     Draining,
     Done,
@@ -218,7 +224,7 @@ impl Paint {
 fn render(picture: &Picture<'_>, trend: &Trend, paint: Paint) -> String {
     let parts = [
         head(picture, paint),
-        flow(picture.ledger.tally(), trend, paint),
+        format!("{}{}", nodes::nodes(picture, paint), flow(picture.ledger.tally(), trend, paint)),
         depths(picture.counts, paint),
         latencies(picture.ledger, paint),
         timeline(picture, trend, paint),
@@ -230,11 +236,18 @@ fn head(picture: &Picture<'_>, paint: Paint) -> String {
     let elapsed = picture.now as f64 / 1e9;
     let phase = match picture.phase {
         Phase::Running => format!("{elapsed:.1} of {} s", picture.seconds),
-        Phase::Down => paint.red("the broker is down"),
+        Phase::Down => paint.red(&silence(picture)),
         Phase::Draining => "draining".to_owned(),
         Phase::Done => format!("done after {elapsed:.1} s"),
     };
-    format!("\n  {}  {}  {phase}\n", paint.bold("Ringmain"), paint.dim(picture.title))
+    // The end of a long line is cut: the title is not what changes.
+    format!("\n  {}  {phase}  {}\n", paint.bold("Ringmain"), paint.dim(picture.title))
+}
+
+fn silence(picture: &Picture<'_>) -> String {
+    let Some(outage) = picture.ledger.outage() else { return String::new() };
+    let silent = picture.now.saturating_sub(outage.killed) as f64 / 1e9;
+    format!("node {} is down: {silent:.1} s without acknowledgement", outage.node)
 }
 
 fn flow(tally: Tally, trend: &Trend, paint: Paint) -> String {
@@ -335,8 +348,8 @@ fn outage_told(outage: Outage) -> String {
     let killed = outage.killed as f64 / 1e9;
     match outage.serving {
         Some(serving) => {
-            let gone = Period(Duration::from_nanos(serving - outage.killed));
-            format!("killed at {killed:.1} s, serving again after {gone}")
+            let silent = Period(Duration::from_nanos(serving - outage.killed));
+            format!("killed at {killed:.1} s, {silent} of silence")
         }
         None => format!("killed at {killed:.1} s"),
     }
@@ -373,10 +386,14 @@ pub(super) fn table(verdict: &Verdict, colours: bool) -> String {
     row(
         "redelivered",
         grouped(verdict.redelivered),
-        &paint.dim("the same message again, after its lease ended"),
+        &paint.dim("again, after its lease or its leader ended"),
     );
     if verdict.retried > 0 {
-        row("offered again", grouped(verdict.retried), &paint.dim("refused while the broker was starting"));
+        row(
+            "offered again",
+            grouped(verdict.retried),
+            &paint.dim("refused for a moment, by a node that had no room or no leader"),
+        );
     }
     for (name, count) in
         [("refused", verdict.refused), ("unresolved", verdict.unresolved), ("garbled", verdict.garbled)]
@@ -392,8 +409,7 @@ pub(super) fn table(verdict: &Verdict, colours: bool) -> String {
     let exact = judged(verdict.depth_exact);
     row("depth ready", grouped(verdict.depth_ready), &exact);
     row("depth in flight", grouped(verdict.depth_in_flight), &exact);
-    let failover = verdict.failover_ms.map_or_else(|| "-".to_owned(), |ms| duration(ms * 1e3));
-    row("failover", failover, &paint.dim("from the kill to the next acknowledgement"));
+    outage_rows(verdict, &mut row, paint);
     for fault in verdict.depth_faults.iter().chain(&verdict.refusals) {
         writeln!(text, "  {} {fault}", paint.red("✗")).expect("a String takes everything");
     }
@@ -411,6 +427,26 @@ pub(super) fn table(verdict: &Verdict, colours: bool) -> String {
     text
 }
 
+fn outage_rows(verdict: &Verdict, row: &mut impl FnMut(&str, String, &str), paint: Paint) {
+    let Some(node) = verdict.killed else { return };
+    let told =
+        |milliseconds: Option<f64>| milliseconds.map_or_else(|| "-".to_owned(), |ms| duration(ms * 1e3));
+    let missing = |milliseconds: Option<f64>| milliseconds.is_none() && !verdict.interrupted;
+    let mark = |milliseconds, remark: String| {
+        if missing(milliseconds) { format!("{} {remark}", paint.red("✗")) } else { paint.dim(&remark) }
+    };
+    let failover = if verdict.nodes == 1 {
+        "from the kill to the next acknowledgement".to_owned()
+    } else {
+        format!("until what node {node} led was acknowledged again")
+    };
+    row("failover", told(verdict.failover_ms), &mark(verdict.failover_ms, failover));
+    if verdict.nodes > 1 {
+        let catch_up = format!("from the start of node {node} until it was current");
+        row("catch-up", told(verdict.catch_up_ms), &mark(verdict.catch_up_ms, catch_up));
+    }
+}
+
 fn sentence(verdict: &Verdict, paint: Paint) -> String {
     match (verdict.ok, verdict.interrupted) {
         (true, false) => paint
@@ -424,6 +460,7 @@ fn sentence(verdict: &Verdict, paint: Paint) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::standing::{NodeStanding, Reach};
     use super::super::telemetry::Topic;
     use super::super::verdict::{Event, Stamp};
     use super::*;
@@ -431,11 +468,11 @@ mod tests {
     const PLAIN: Paint = Paint { colours: false };
 
     fn ledger(killed: bool) -> Ledger {
-        let mut ledger = Ledger::new(1);
+        let mut ledger = Ledger::new(3);
         for number in 0..4_000 {
             if killed && number == 2_000 {
-                ledger.on_killed(2 * SECOND);
-                ledger.on_restarted(2 * SECOND + SECOND / 10);
+                ledger.on_killed(2, &[Topic::Cores], 2 * SECOND);
+                ledger.on_gone(2 * SECOND + SECOND / 10);
             }
             let stamp = Stamp { producer: 0, number, offered: number * SECOND / 1_000 };
             let (topic, class) = (Topic::Cores, Class::Core);
@@ -445,9 +482,11 @@ mod tests {
         ledger
     }
 
+    const NOBODY: &Standing = &Standing { asked: 0, nodes: Vec::new() };
+
     fn picture(ledger: &Ledger) -> Picture<'_> {
-        let now = 4 * SECOND;
-        Picture { title: "one node", now, seconds: 12, phase: Phase::Running, ledger, counts: &[] }
+        let (now, phase) = (4 * SECOND, Phase::Running);
+        Picture { title: "one node", now, seconds: 12, phase, ledger, counts: &[], standing: NOBODY }
     }
 
     #[test]
@@ -455,7 +494,7 @@ mod tests {
         let ledger = ledger(true);
         let counts = [Counts { levels: vec![(7, 1_234, 5), (1, 617, 0)], ..Counts::default() }];
         let text = render(&Picture { counts: &counts, ..picture(&ledger) }, &Trend::new(12), PLAIN);
-        let before = render(&picture(&Ledger::new(1)), &Trend::new(12), PLAIN);
+        let before = render(&picture(&Ledger::new(3)), &Trend::new(12), PLAIN);
         assert_eq!(text.lines().count(), before.lines().count(), "a line more would tear the screen");
         for expected in
             ["  7 cores              1,234           5  ██████████████████████████████████", "4.0 of 12 s"]
@@ -467,17 +506,46 @@ mod tests {
     }
 
     #[test]
+    fn each_node_has_a_line() {
+        let mut ledger = ledger(true);
+        let lead = |topic, term| (topic, term);
+        let node = |node, leads, reach| NodeStanding { node, leads, reach };
+        let nodes = vec![
+            node(1, Topic::ALL.map(|topic| lead(topic, 12)).to_vec(), Reach::Current),
+            node(2, vec![lead(Topic::Cores, 1)], Reach::Behind(12_345)),
+            node(3, Vec::new(), Reach::ReceivesCheckpoint),
+        ];
+        let standing = Standing { asked: 0, nodes };
+        let text = |ledger: &Ledger| {
+            let picture = Picture { standing: &standing, phase: Phase::Down, ..picture(ledger) };
+            render(&picture, &Trend::new(12), PLAIN)
+        };
+        for expected in [
+            "  1     cores (12), devices (12), processes (12), counters (12)  current\n",
+            "  2     -                                                       killed 2.0 s\n",
+            "  3     -                                                       gets checkpoint\n",
+            "  node 2 is down: 2.0 s without acknowledgement  ",
+        ] {
+            assert!(text(&ledger).contains(expected), "{}", text(&ledger));
+        }
+        let longest = text(&ledger).lines().map(|line| line.chars().count()).max();
+        assert!(longest <= Some(80), "{}", text(&ledger));
+        ledger.on_restarted(3 * SECOND);
+        assert!(text(&ledger).contains(" 12,345 behind\n"), "{}", text(&ledger));
+    }
+
+    #[test]
     fn the_kill_stands_under_its_moment() {
         let ledger = ledger(true);
         let mut trend = Trend::new(12);
         trend.on_tally(SECOND, ledger.tally());
         let text = timeline(&picture(&ledger), &trend, PLAIN);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[1], format!("  {}▲ killed at 2.0 s, serving again after 100 ms", " ".repeat(11)));
+        assert_eq!(lines[1], format!("  {}▲ killed at 2.0 s, 100 ms of silence", " ".repeat(11)));
         assert!(lines[0].starts_with("  ▄▄▄▄▄▄  "), "{text}");
         let late = Picture { seconds: 2, ..picture(&ledger) };
         let told = timeline(&late, &Trend::new(2), PLAIN);
-        assert!(told.lines().nth(1).unwrap().ends_with("serving again after 100 ms ▲"), "{told}");
+        assert!(told.lines().nth(1).unwrap().ends_with("100 ms of silence ▲"), "{told}");
     }
 
     #[test]

@@ -1,0 +1,266 @@
+//! How fast a follower that was away gets what it missed, beside what disk and network allow, and what publishers notice of
+//! it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use ringmain_client::{ClusterStatus, MemberState, QueueSettings};
+
+use crate::disk::{self, ScratchFile, Stream};
+use crate::error::{Doing, Error, Result};
+use crate::latencies::Latencies;
+use crate::limit::{LATENCY_COLUMNS, latency_cells};
+use crate::loopback;
+use crate::machine::{Cores, on_core};
+use crate::nodes::{NODES, Nodes, groups, leader};
+use crate::publisher::{Access, Publisher, Shape};
+use crate::steady::{self, Steady, Watch};
+use crate::table::{Cell, Table};
+
+/// How a catch-up is measured.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Plan {
+    /// What the follower misses.
+    pub(crate) missed_bytes: u64,
+    /// Published beside it.
+    pub(crate) steady: Steady,
+    /// So long the steady load is measured before.
+    pub(crate) before: Duration,
+}
+
+pub(crate) struct CatchUp {
+    missed_bytes: u64,
+    timing: Timing,
+    limits: Limits,
+    before: Latencies,
+    during: Latencies,
+}
+
+/// What this machine allows, in bytes a second.
+#[derive(Copy, Clone, Debug)]
+struct Limits {
+    read: f64,
+    write: f64,
+    loopback: f64,
+}
+
+#[derive(Clone, Debug)]
+struct Timing {
+    /// Before the follower was killed.
+    quiet: Range<Instant>,
+    restarted_at: Instant,
+    served_at: Instant,
+    current_at: Instant,
+    by_checkpoint: bool,
+}
+
+impl Timing {
+    /// From the start of the process on: reading its own log is a part of it.
+    fn catch_up(&self) -> Range<Instant> {
+        self.restarted_at..self.current_at
+    }
+}
+
+const STEADY_QUEUE: &str = "bench.steady";
+const QUEUE: &str = "bench.catch-up";
+const MISSED: Shape = Shape { message_bytes: 4 << 10, batch: 64 };
+
+pub(crate) fn measure(nodes: &mut Nodes, file: &ScratchFile, cores: Cores, plan: Plan) -> Result<CatchUp> {
+    let access = nodes.access().clone();
+    let steady = Steady { queue: STEADY_QUEUE, ..plan.steady };
+    let (timing, record) = steady::beside(&access, steady, |watch| act(nodes, &access, watch, plan))?;
+    delete_queue(&access)?;
+    Ok(CatchUp {
+        missed_bytes: plan.missed_bytes,
+        limits: measure_limits(file, cores)?,
+        before: record.latencies(|due_at| timing.quiet.contains(&due_at)),
+        during: record.latencies(|due_at| timing.catch_up().contains(&due_at)),
+        timing,
+    })
+}
+
+fn act(nodes: &mut Nodes, access: &Access, watch: &Watch, plan: Plan) -> Result<Timing> {
+    let steady_group = watch.wait("the first receipt", |record| record.group)?;
+    let group = create_queue(access)?;
+    let status = nodes.wait_until_settled()?;
+    let follower = bystander(&status, [steady_group, group])
+        .ok_or_else(|| Error::new("choosing a follower", "there is no leader"))?;
+    let quiet_from = Instant::now();
+    std::thread::sleep(plan.before);
+    let quiet = quiet_from..Instant::now();
+    nodes.kill(follower);
+    publish_missed(access, plan.missed_bytes)?;
+    let goal = nodes.wait_until(|status| goal(status, follower))?;
+    let restarted_at = Instant::now();
+    let served_at = restarted_at + nodes.restart(follower)?;
+    let mut by_checkpoint = false;
+    nodes.wait_until(|status| {
+        by_checkpoint |= gets_checkpoint(status, follower, group);
+        has_reached(status, follower, &goal).then_some(())
+    })?;
+    let current_at = Instant::now();
+    nodes.wait_until_settled()?;
+    Ok(Timing { quiet, restarted_at, served_at, current_at, by_checkpoint })
+}
+
+/// Answers the group that it lives in.
+fn create_queue(access: &Access) -> Result<u32> {
+    let client = access.connect()?;
+    let doing = || format!("opening the queue {QUEUE}");
+    client.create_queue(QUEUE, &QueueSettings::default()).doing(doing)?;
+    Ok(client.show_queue(QUEUE).doing(doing)?.group)
+}
+
+fn delete_queue(access: &Access) -> Result<()> {
+    access.connect()?.delete_queue(QUEUE).map(|_| ()).doing(|| format!("deleting the queue {QUEUE}"))
+}
+
+fn publish_missed(access: &Access, bytes: u64) -> Result<()> {
+    eprintln!("publishing {} MiB that a killed follower misses", bytes >> 20);
+    on_core(access.core, || {
+        let mut publisher = Publisher::connect(access, QUEUE, MISSED)?;
+        publisher.fill(bytes / MISSED.message_bytes as u64)?;
+        publisher.leave()
+    })
+}
+
+fn measure_limits(file: &ScratchFile, cores: Cores) -> Result<Limits> {
+    const EACH: Duration = Duration::from_millis(60);
+    let streams = [Stream::Write, Stream::Read];
+    let bandwidths = on_core(cores.server, || disk::bandwidths(file, &streams, EACH))?;
+    let best = |stream| disk::best(&bandwidths, stream).map_or(0.0, |best| best.bytes_per_second);
+    let loopback = loopback::bandwidth(cores, EACH * 10)?;
+    Ok(Limits { read: best(Stream::Read), write: best(Stream::Write), loopback })
+}
+
+/// A node that leads none of these groups, and none if one of them has no leader.
+fn bystander(status: &ClusterStatus, busy: [u32; 2]) -> Option<u32> {
+    let leaders = busy.map(|group| leader(status, group).map(|(node, _)| node));
+    let is_free = |node: &u32| leaders.iter().all(|leader| leader.is_some_and(|leader| leader != *node));
+    (1..=NODES as u32).find(is_free)
+}
+
+/// Where the log of each group ends, once each has a leader other than `follower`.
+fn goal(status: &ClusterStatus, follower: u32) -> Option<BTreeMap<u32, u64>> {
+    let end = |group| {
+        let (node, seen) = leader(status, group)?;
+        (node != follower).then_some((group, seen.last))
+    };
+    groups(status).map(end).collect()
+}
+
+/// Whether the leaders know that this node has all that it missed.
+fn has_reached(status: &ClusterStatus, follower: u32, goal: &BTreeMap<u32, u64>) -> bool {
+    goal.iter().all(|(group, last)| {
+        leader(status, *group).is_some_and(|(_, seen)| {
+            seen.members.iter().any(|member| member.node == follower && *last <= member.matched)
+        })
+    })
+}
+
+/// Whether this node is helped with a checkpoint, because the entries that it lacks are gone.
+fn gets_checkpoint(status: &ClusterStatus, follower: u32, group: u32) -> bool {
+    leader(status, group).is_some_and(|(_, seen)| {
+        let is_so = MemberState::ReceivesCheckpoint;
+        seen.members.iter().any(|member| member.node == follower && member.state == is_so)
+    })
+}
+
+impl CatchUp {
+    fn bytes_per_second(&self) -> f64 {
+        let Range { start, end } = self.timing.catch_up();
+        self.missed_bytes as f64 / (end - start).as_secs_f64()
+    }
+
+    /// Of the least of what reads, writes and the network allow.
+    pub(crate) fn share(&self) -> f64 {
+        let Limits { read, write, loopback } = self.limits;
+        self.bytes_per_second() / read.min(write).min(loopback)
+    }
+
+    /// What publishers notice: the p99 during the catch-up, of the one before.
+    pub(crate) fn slowdown(&self) -> f64 {
+        self.during.quantile(0.99) as f64 / self.before.quantile(0.99) as f64
+    }
+}
+
+pub(crate) fn table(catch_up: &CatchUp) -> Table {
+    let title =
+        "catch-up: a follower is started that misses this much, until its leaders know that it has it";
+    let columns = [
+        ("MiB", "missed_mib"),
+        ("by", "by"),
+        ("served after s", "served_s"),
+        ("current after s", "current_s"),
+        ("MB/s", "bytes_per_second"),
+        ("raw read MB/s", "read_bytes_per_second"),
+        ("raw write MB/s", "write_bytes_per_second"),
+        ("loopback MB/s", "loopback_bytes_per_second"),
+        ("of the least", "share"),
+    ];
+    let mut table = Table::new("catch_up", title, &columns);
+    let &Timing { restarted_at, served_at, current_at, by_checkpoint, .. } = &catch_up.timing;
+    let Limits { read, write, loopback } = catch_up.limits;
+    table.row(vec![
+        Cell::Count(catch_up.missed_bytes >> 20),
+        Cell::text(if by_checkpoint { "checkpoint" } else { "entries" }),
+        Cell::Number((served_at - restarted_at).as_secs_f64()),
+        Cell::Number((current_at - restarted_at).as_secs_f64()),
+        Cell::BytesPerSecond(catch_up.bytes_per_second()),
+        Cell::BytesPerSecond(read),
+        Cell::BytesPerSecond(write),
+        Cell::BytesPerSecond(loopback),
+        Cell::Share(catch_up.share()),
+    ]);
+    table
+}
+
+pub(crate) fn publish_table(catch_up: &CatchUp) -> Table {
+    let title = "publishes beside the catch-up: open loop, from when each was due until its receipt";
+    let columns = [&[("", "what"), ("publishes", "publishes")][..], &LATENCY_COLUMNS].concat();
+    let mut table = Table::new("catch_up_publish", title, &columns);
+    for (what, latencies) in [("before", &catch_up.before), ("during", &catch_up.during)] {
+        let mut row = vec![Cell::text(what), Cell::Count(latencies.count())];
+        row.extend(latency_cells(latencies));
+        table.row(row);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodes::tests::whole;
+
+    #[test]
+    fn follower_leads_nothing_that_is_busy() {
+        let mut status = whole();
+        assert_eq!(bystander(&status, [0, 1]), Some(3));
+        assert_eq!(bystander(&status, [2, 2]), Some(1));
+        status.nodes[0].groups[0].is_leader = false;
+        assert_eq!(bystander(&status, [0, 1]), None);
+    }
+
+    #[test]
+    fn goal_is_the_end_of_each_log_without_the_follower() {
+        let mut status = whole();
+        assert_eq!(goal(&status, 3), None);
+        status.nodes[2].groups[2].is_leader = false;
+        assert_eq!(goal(&status, 3), None);
+        status.nodes[0].groups[2].is_leader = true;
+        status.nodes[0].groups[2].last = 12;
+        assert_eq!(goal(&status, 3), Some(BTreeMap::from([(0, 10), (1, 10), (2, 12)])));
+    }
+
+    #[test]
+    fn current_is_who_has_every_log_in_the_eyes_of_its_leader() {
+        let mut status = whole();
+        assert!(has_reached(&status, 2, &BTreeMap::from([(0, 10), (1, 10), (2, 9)])));
+        assert!(!has_reached(&status, 2, &BTreeMap::from([(0, 11)])));
+        status.nodes[0].groups[0].members[1].state = MemberState::ReceivesCheckpoint;
+        assert!(gets_checkpoint(&status, 2, 0));
+        assert!(!gets_checkpoint(&status, 2, 1));
+        assert!(!gets_checkpoint(&status, 3, 0));
+    }
+}
