@@ -74,8 +74,8 @@ pub(crate) fn measure(nodes: &mut Nodes, file: &ScratchFile, cores: Cores, plan:
     Ok(CatchUp {
         missed_bytes: plan.missed_bytes,
         limits: measure_limits(file, cores)?,
-        before: record.latencies(|due_at| timing.quiet.contains(&due_at)),
-        during: record.latencies(|due_at| timing.catch_up().contains(&due_at)),
+        before: record.latencies(|each| timing.quiet.contains(&each.due_at)),
+        during: record.latencies(|each| timing.catch_up().contains(&each.due_at)),
         timing,
     })
 }

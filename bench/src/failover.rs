@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::latencies::Latencies;
 use crate::limit::{LATENCY_COLUMNS, latency_cells};
 use crate::nodes::{Nodes, SETTLED_AFTER, leader};
-use crate::steady::{self, Record, Steady, Watch};
+use crate::steady::{self, Acknowledged, Record, Steady, Watch};
 use crate::table::{Cell, Table};
 
 pub(crate) struct Failovers {
@@ -24,6 +24,8 @@ pub(crate) struct Failovers {
 struct Failover {
     /// From the kill until the first receipt from another leader.
     pause: Range<Instant>,
+    /// By how much the term rose: one for each election that was tried.
+    terms: u64,
     /// From the start of the killed node until it served.
     start: Duration,
     /// From then on until all its groups had what they missed, and leaders stayed.
@@ -42,7 +44,8 @@ pub(crate) fn measure(nodes: &mut Nodes, steady: Steady, count: u64) -> Result<F
         let mut each = Vec::new();
         for number in 1..=count {
             let failover = fail_over(nodes, &mut status, watch, group)?;
-            eprintln!("[{number}/{count}] failover after {} ms", failover.pause().as_millis());
+            let (pause, terms) = (failover.pause().as_millis(), failover.terms);
+            eprintln!("[{number}/{count}] another leader after {pause} ms and {terms} terms");
             each.push(failover);
         }
         Ok(each)
@@ -56,20 +59,24 @@ fn fail_over(nodes: &mut Nodes, status: &mut ClusterStatus, watch: &Watch, group
     let (id, term) = leader(status, group).map(|(id, group)| (id, group.term)).ok_or_else(no_leader)?;
     let killed_at = Instant::now();
     nodes.kill(id);
-    let resumed_at = watch.wait("another leader", |record| record.first_of_later_term(term))?;
-    if resumed_at < killed_at {
+    let first = watch.wait("another leader", |record| record.first_of_later_term(term))?;
+    if first.at < killed_at {
         return Err(Error::new("failing over", "another leader had taken over before the kill"));
     }
     let start = nodes.restart(id)?;
     let served_at = Instant::now();
     *status = nodes.wait_until_settled()?;
     let settle = served_at.elapsed().saturating_sub(SETTLED_AFTER);
-    Ok(Failover { pause: killed_at..resumed_at, start, settle })
+    Ok(Failover { pause: killed_at..first.at, terms: first.term - term, start, settle })
 }
 
 impl Failover {
     fn pause(&self) -> Duration {
         self.pause.end - self.pause.start
+    }
+
+    fn holds_up(&self, publish: &Acknowledged) -> bool {
+        publish.due_at < self.pause.end && self.pause.start <= publish.at
     }
 }
 
@@ -83,10 +90,9 @@ impl Failovers {
         quantile(&self.each.iter().map(of).collect::<Vec<_>>(), share)
     }
 
-    /// Of the publishes that were due while there was a leader.
+    /// Of the publishes that no pause has held up.
     fn latencies_between(&self) -> Latencies {
-        let is_between = |due_at| !self.each.iter().any(|failover| failover.pause.contains(&due_at));
-        self.record.latencies(is_between)
+        self.record.latencies(|one| !self.each.iter().any(|failover| failover.holds_up(one)))
     }
 }
 
@@ -110,6 +116,7 @@ pub(crate) fn table(failovers: &Failovers) -> Table {
         ("median", "median_ms"),
         ("p99", "p99_ms"),
         ("max", "max_ms"),
+        ("terms max", "terms_max"),
         ("restart median", "restart_median_ms"),
         ("settled median", "settled_median_ms"),
         ("settled max", "settled_max_ms"),
@@ -127,6 +134,7 @@ pub(crate) fn table(failovers: &Failovers) -> Table {
         milliseconds(0.5, Failover::pause),
         milliseconds(0.99, Failover::pause),
         milliseconds(1.0, Failover::pause),
+        each.iter().map(|failover| failover.terms).max().map_or(Cell::Missing, Cell::Count),
         milliseconds(0.5, |failover| failover.start),
         milliseconds(0.5, |failover| failover.settle),
         milliseconds(1.0, |failover| failover.settle),
@@ -138,7 +146,7 @@ pub(crate) fn table(failovers: &Failovers) -> Table {
 }
 
 pub(crate) fn publish_table(failovers: &Failovers) -> Table {
-    let title = "publishes of that load that were due between the failovers, while killed nodes came back";
+    let title = "publishes of that load that no failover held up, while killed nodes came back";
     let columns = [&[("publishes", "publishes")][..], &LATENCY_COLUMNS].concat();
     let mut table = Table::new("failover_publish", title, &columns);
     let latencies = failovers.latencies_between();
@@ -161,6 +169,22 @@ pub(crate) fn errors_table(failovers: &Failovers) -> Option<Table> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pause_holds_up_what_was_in_flight_or_due_in_it() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let failover =
+            Failover { pause: at(10)..at(20), terms: 1, start: Duration::ZERO, settle: Duration::ZERO };
+        let check = |due, answered, expected| {
+            let publish = Acknowledged { due_at: at(due), at: at(answered), term: 1 };
+            assert_eq!(failover.holds_up(&publish), expected, "{due}..{answered}");
+        };
+        check(8, 9, false);
+        check(9, 20, true);
+        check(15, 21, true);
+        check(20, 22, false);
+    }
 
     #[test]
     fn high_quantile_of_few_is_the_largest() {

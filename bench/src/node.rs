@@ -62,14 +62,20 @@ pub(crate) struct Starting {
 }
 
 impl Starting {
-    /// The node says where it listens once it serves, in one line of JSON.
-    pub(crate) fn wait(self) -> Result<Node> {
-        let Self { mut node, lines } = self;
-        let line = lines.recv_timeout(PATIENCE);
-        let line = line.map_err(|_| node.failure("it did not say that it serves"))?;
-        let address = first_address(&line);
-        node.address = address.ok_or_else(|| node.failure(&format!("it names no address: {line}")))?;
-        Ok(node)
+    /// Waits until all of them serve; fails as soon as one has ended.
+    pub(crate) fn wait(mut all: Vec<Self>) -> Result<Vec<Node>> {
+        const LOOK_EACH: Duration = Duration::from_millis(50);
+        let started = Instant::now();
+        while let Some(silent) = all.iter_mut().find(|each| each.node.address.is_empty()) {
+            // Disconnected: it has ended, or will have in a moment.
+            if let Ok(line) = silent.lines.recv_timeout(LOOK_EACH) {
+                silent.node.serves(&line)?;
+            } else if PATIENCE < started.elapsed() {
+                return Err(silent.node.failure("it did not say that it serves"));
+            }
+            all.iter_mut().try_for_each(|each| each.node.check_running())?;
+        }
+        Ok(all.into_iter().map(|each| each.node).collect())
     }
 }
 
@@ -77,14 +83,15 @@ pub(crate) struct Node {
     child: Child,
     log: PathBuf,
 
-    /// Of its shard.
+    /// Of its shard; empty until it serves.
     address: String,
 }
 
 impl Node {
     /// Starts a node and waits until it serves.
     pub(crate) fn start(start: &Start) -> Result<Self> {
-        Self::launch(start)?.wait()
+        let mut nodes = Starting::wait(vec![Self::launch(start)?])?;
+        Ok(nodes.pop().expect("one was started"))
     }
 
     /// Starts a node that may have to wait for others before it serves.
@@ -100,6 +107,13 @@ impl Node {
     /// The address of its shard.
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// A node says where it listens once it serves, in one line of JSON.
+    fn serves(&mut self, line: &str) -> Result<()> {
+        let address = first_address(line);
+        self.address = address.ok_or_else(|| self.failure(&format!("it names no address: {line}")))?;
+        Ok(())
     }
 
     /// Fails if it has ended, whatever the reason.

@@ -66,9 +66,7 @@ impl Nodes {
         std::fs::create_dir(&directory).doing(|| format!("creating {}", directory.display()))?;
         let mut nodes = Self { starts, directory, access, nodes: Vec::new() };
         let starting = nodes.starts.iter().map(Node::launch).collect::<Result<Vec<_>>>()?;
-        for node in starting.into_iter().map(Starting::wait) {
-            nodes.nodes.push(Some(node?));
-        }
+        nodes.nodes = Starting::wait(starting)?.into_iter().map(Some).collect();
         nodes.wait_until_settled()?;
         Ok(nodes)
     }

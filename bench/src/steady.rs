@@ -47,17 +47,17 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// When the first publish was acknowledged that a leader of a later term has stored.
-    pub(crate) fn first_of_later_term(&self, term: u64) -> Option<Instant> {
+    /// The publish that was the first to be acknowledged by a leader of a later term.
+    pub(crate) fn first_of_later_term(&self, term: u64) -> Option<Acknowledged> {
         // The newest are at the end, and a term lasts.
         let newest = self.acknowledged.iter().rev();
-        newest.take_while(|each| each.term > term).last().map(|each| each.at)
+        newest.take_while(|each| each.term > term).last().copied()
     }
 
-    /// Latencies of the publishes whose due moment `counts`.
-    pub(crate) fn latencies(&self, counts: impl Fn(Instant) -> bool) -> Latencies {
+    /// Latencies of the publishes that count.
+    pub(crate) fn latencies(&self, counts: impl Fn(&Acknowledged) -> bool) -> Latencies {
         let mut latencies = Latencies::new();
-        for each in self.acknowledged.iter().filter(|each| counts(each.due_at)) {
+        for each in self.acknowledged.iter().filter(|each| counts(each)) {
             latencies.record_duration(each.at.saturating_duration_since(each.due_at));
         }
         latencies
@@ -237,9 +237,10 @@ mod tests {
     fn leader_of_a_later_term_counts() {
         let start = Instant::now();
         let record = record(start, &[(0, 1, 4), (1, 3, 4), (2, 40, 6), (3, 41, 6), (4, 42, 7)]);
-        assert_eq!(record.first_of_later_term(4), Some(start + Duration::from_millis(40)));
-        assert_eq!(record.first_of_later_term(6), Some(start + Duration::from_millis(42)));
-        assert_eq!(record.first_of_later_term(7), None);
+        let first = |term| record.first_of_later_term(term).map(|each| (each.at - start, each.term));
+        assert_eq!(first(4), Some((Duration::from_millis(40), 6)));
+        assert_eq!(first(6), Some((Duration::from_millis(42), 7)));
+        assert_eq!(first(7), None);
     }
 
     #[test]
@@ -247,7 +248,7 @@ mod tests {
         let start = Instant::now();
         let record = record(start, &[(0, 5, 1), (10, 11, 1), (19, 30, 1), (20, 90, 1)]);
         let span = start + Duration::from_millis(10)..start + Duration::from_millis(20);
-        let latencies = record.latencies(|due_at| span.contains(&due_at));
+        let latencies = record.latencies(|each| span.contains(&each.due_at));
         assert_eq!(latencies.count(), 2);
         assert!(latencies.max().abs_diff(11_000_000) < 20_000);
     }

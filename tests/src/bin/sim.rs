@@ -34,7 +34,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let steps = arguments.steps.unwrap_or(if arguments.cluster { 12_000 } else { 2_000 });
+    let steps = arguments.steps.unwrap_or(if arguments.cluster { 20_000 } else { 2_000 });
     let mut failed = 0;
     for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {
         let trace = if arguments.trace { Trace::spoken() } else { Trace::silent() };

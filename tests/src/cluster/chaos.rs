@@ -26,6 +26,7 @@ pub(super) struct Weather {
     rot: u64,
     members: u64,
     full: u64,
+    depose: u64,
     nothing: u64,
     pub(super) replays: bool,
     pub(super) latency_us: u64,
@@ -47,6 +48,7 @@ enum Fault {
     Rot,
     Members,
     Full,
+    Depose,
     Nothing,
 }
 
@@ -64,10 +66,11 @@ impl Weather {
             corrupt: some(8),
             replay: some(8),
             jump: some(4),
-            wipe: some(10),
-            rot: some(6),
-            members: some(10),
+            wipe: some(20),
+            rot: some(20),
+            members: some(20),
             full: some(3),
+            depose: some(6),
             nothing: some(40),
             replays: false,
             latency_us: 0,
@@ -75,12 +78,39 @@ impl Weather {
         weather.replays = weather.replay > 0;
         weather.latency_us = if rng.one_in(4) { rng.between(300, 20_000) } else { 200 };
         match plant {
-            Plant::VoteForgotten => (weather.blink, weather.crash) = (30, 10),
+            // Two that stand for election and do not hear each other, and a third that is asked by both.
+            Plant::VoteForgotten => {
+                let nothing = Self { nothing: 0, latency_us: weather.latency_us, ..Self::still() };
+                weather = Self { depose: 30, cut: 20, crash: 4, ..nothing };
+            }
             Plant::DurableEarly => (weather.blink, weather.crash) = (30, 20),
             Plant::CountStale => weather.cut = 30,
             _ => {}
         }
         weather
+    }
+
+    fn still() -> Self {
+        Self {
+            crash: 0,
+            blink: 0,
+            cut: 0,
+            pause: 0,
+            slow: 0,
+            stuck: 0,
+            reset: 0,
+            corrupt: 0,
+            replay: 0,
+            jump: 0,
+            wipe: 0,
+            rot: 0,
+            members: 0,
+            full: 0,
+            depose: 0,
+            nothing: 0,
+            replays: false,
+            latency_us: 200,
+        }
     }
 
     fn pick(&self, rng: &mut Rng) -> Fault {
@@ -99,6 +129,7 @@ impl Weather {
             (self.rot, Fault::Rot),
             (self.members, Fault::Members),
             (self.full, Fault::Full),
+            (self.depose, Fault::Depose),
             (self.nothing + 4, Fault::Nothing),
         ];
         let mut drawn = rng.below(all.iter().map(|(weight, _)| weight).sum());
@@ -129,9 +160,13 @@ impl Run {
             (0..MACHINES).any(|node| self.state(node, group).is_some_and(|state| state.is_leader))
         });
         // Elections are short, and what happens in them matters.
-        let pause = if has_leaders { self.world.rng.skewed(60) } else { self.world.rng.skewed(20) };
+        let pause = match has_leaders {
+            true if self.plant != Plant::VoteForgotten => self.world.rng.skewed(200),
+            _ => self.world.rng.skewed(20),
+        };
         self.world.after(pause * MILLISECOND, Event::Chaos);
-        if !has_leaders && self.weather.blink > 0 && self.world.rng.one_in(4) {
+        let often = if self.plant == Plant::VoteForgotten { 2 } else { 6 };
+        if !has_leaders && self.weather.blink > 0 && self.world.rng.one_in(often) {
             return self.fault(Fault::Blink);
         }
         let fault = self.weather.pick(&mut self.world.rng);
@@ -205,6 +240,7 @@ impl Run {
                 disk.segments_max =
                     if disk.segments_max == usize::MAX { rng.between(2, 4) as usize } else { usize::MAX };
             }
+            Fault::Depose => return self.depose(),
             Fault::Wipe => return self.lose(node),
             Fault::Rot => return self.rot(node),
             Fault::Members => self.change_goal(node),
@@ -232,6 +268,35 @@ impl Run {
         self.report.cuts += 1;
         self.world.note("cut", &[node as u64, lasts, direction]);
         self.world.after(lasts, Event::Heal);
+    }
+
+    /// Whoever leads is cut off, and whoever elected it restarted, while somebody has not heard of that election: whoever
+    /// stands for the same term now must not be elected.
+    fn depose(&mut self) -> Result<(), String> {
+        let term = |run: &Self, node: usize, group: usize| run.state(node, group).map(|state| state.term);
+        let found = (0..self.groups).find_map(|group| {
+            let leads = |node: &usize| self.state(*node, group).is_some_and(|state| state.is_leader);
+            let leader = self.members().find(leads)?;
+            let elected = term(self, leader, group)?;
+            let is_behind = |node| term(self, node, group).is_some_and(|other| other < elected);
+            self.members().any(is_behind).then_some((group, leader, elected))
+        });
+        let Some((group, leader, elected)) = found else { return Ok(()) };
+        let until = self.world.now() + 2 * SECOND;
+        for peer in 0..MACHINES {
+            (self.cuts[leader][peer], self.cuts[peer][leader]) = (until, until);
+        }
+        self.report.cuts += 1;
+        self.world.note("deposed", &[leader as u64, group as u64, elected.0]);
+        self.world.after(2 * SECOND, Event::Heal);
+        let electors: Vec<usize> = self.members().collect();
+        for node in electors {
+            if node != leader && term(self, node, group) == Some(elected) {
+                self.crash(node, false)?;
+                self.world.after(MILLISECOND, Event::Boot(node, self.machines[node].life));
+            }
+        }
+        Ok(())
     }
 
     fn is_member(&self, node: usize) -> bool {

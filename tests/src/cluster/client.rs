@@ -64,11 +64,22 @@ pub(super) struct Client {
     hint: Option<usize>,
     not_before: u64,
     heard_at: u64,
+    /// Redirections in a row.
+    redirections: u64,
 }
 
 impl Client {
     fn new(role: Role, pause_max: u64) -> Self {
-        Self { pipe: None, role, pause_max, is_greeted: false, hint: None, not_before: 0, heard_at: 0 }
+        Self {
+            pipe: None,
+            role,
+            pause_max,
+            is_greeted: false,
+            hint: None,
+            not_before: 0,
+            heard_at: 0,
+            redirections: 0,
+        }
     }
 
     pub(super) fn pause(&self, rng: &mut Rng, is_calm: bool) -> u64 {
@@ -146,6 +157,8 @@ impl Client {
         self.heard_at = context.now;
         if let Reply::Welcome(_) = reply {
             self.is_greeted = true;
+        } else if !matches!(reply, Reply::Refused(_) | Reply::Pong) {
+            self.redirections = 0;
         }
         if let Reply::Refused(refused) = reply
             && refused.code() == ringmain_net::protocol::Code::NotLeader
@@ -171,11 +184,11 @@ impl Client {
     /// Somebody else leads: there, or nobody knows where.
     fn follows(&mut self, refused: &Refused<'_>, context: &mut Context<'_>) -> bool {
         context.hangs_up = true;
-        if refused.redirect_port != 0 {
-            self.hint = machine_at(refused.redirect_host);
-        } else {
-            self.not_before = context.now + 20 * MILLISECOND;
-        }
+        self.redirections += 1;
+        self.hint = machine_at(refused.redirect_host);
+        // Whoever is sent to and fro is patient.
+        let patience = if self.hint.is_some() && self.redirections == 1 { 0 } else { 30 * MILLISECOND };
+        self.not_before = context.now + patience;
         true
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 
-const STEPS: u64 = 12_000;
+const STEPS: u64 = 20_000;
 
 fn outcome(seed: u64, plant: Plant) -> Result<Report, String> {
     let run = std::panic::catch_unwind(|| run(seed, STEPS, plant, Trace::silent()));
@@ -23,18 +23,18 @@ fn keeps_its_promises(seeds: std::ops::Range<u64>) {
         report.counts().into_iter().for_each(|(what, count)| *sum.entry(what).or_default() += count);
     }
     // A run that never meets a fault proves nothing.
-    let rare: Vec<_> = sum.iter().filter(|(_, count)| **count < 2).collect();
+    let rare: Vec<_> = sum.iter().filter(|(_, count)| **count == 0).collect();
     assert!(rare.is_empty(), "{rare:?} of {sum:?}");
 }
 
 #[test]
 fn clusters_keep_their_promises() {
-    keeps_its_promises(0..50);
+    keeps_its_promises(0..80);
 }
 
 #[test]
 fn other_clusters_keep_their_promises() {
-    keeps_its_promises(1_000..1_050);
+    keeps_its_promises(1_000..1_080);
 }
 
 #[test]
@@ -73,5 +73,5 @@ fn settled_message_that_comes_again_is_found() {
 
 #[test]
 fn lost_message_is_found() {
-    expect_found(Plant::MessageLost, &["durable:", "exact:"]);
+    expect_found(Plant::MessageLost, &["durable:", "exact:", "priority:"]);
 }

@@ -24,6 +24,8 @@ pub(super) struct Consumer {
     unanswered: u32,
     request: u64,
     asked_at: u64,
+    /// It does nothing until then, and settles what is not its own any more.
+    dozes_until: u64,
 }
 
 impl Consumer {
@@ -37,6 +39,7 @@ impl Consumer {
             unanswered: 0,
             request: 0,
             asked_at: 0,
+            dozes_until: 0,
         }
     }
 
@@ -74,7 +77,12 @@ impl Consumer {
             }
             return;
         }
-        self.settle(queue, consumer, context);
+        if !context.is_calm && context.rng.one_in(60) {
+            self.dozes_until = context.now + 500 * MILLISECOND;
+        }
+        if context.is_calm || self.dozes_until <= context.now {
+            self.settle(queue, consumer, context);
+        }
     }
 
     fn settle(&mut self, queue: u64, consumer: u32, context: &mut Context<'_>) {
