@@ -190,7 +190,8 @@ impl Group {
 
     /// The member that was is gone for ever, and this one takes its place as a learner.
     pub(crate) fn replace_member(&mut self, before: u64, member: &Member) {
-        if self.book.find(before).is_some() {
+        let is_active = self.replica.progress().any(|peer| peer.id == before && peer.is_active);
+        if self.book.find(before).is_some() && !is_active {
             // Refused while another change is under way: the next tick tries again.
             let _ = self.change_members(Some(member.clone()), Some(member.node));
         }

@@ -341,6 +341,11 @@ impl Shard {
     /// Makes newcomers members in the place of those they were, where this node leads.
     fn replace_members(&mut self) {
         for replacement in self.replacements.values() {
+            // Whoever is there is not gone, whatever somebody else says.
+            let node = replacement.member.node;
+            if self.peers.up(node).is_some_and(|up| up.replica == replacement.before) {
+                continue;
+            }
             for group in self.groups.iter_mut().filter(|group| group.is_serving()) {
                 group.replace_member(replacement.before, &replacement.member);
             }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of it is tests: what cannot go on says where")]
 
+mod cluster;
 mod data;
 mod fuzz;
 mod input;

@@ -7,6 +7,7 @@
 //! log      a log alone: append, write, crash, recover, recycle
 //! shard    a whole node: clients, queues, log and disk
 //! cluster  several of them, and the network between
+//! nemesis  a cluster of real processes, killed and stopped at random, with a history and its checker
 //! checker  what a broker promised, and whether it kept it
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod cluster;
 pub mod disk;
 pub mod fuzz;
 pub mod log;
+pub mod nemesis;
 pub mod process;
 pub mod rng;
 pub mod shard;

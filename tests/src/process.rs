@@ -39,6 +39,8 @@ pub struct Setup {
     pub shards: Option<u32>,
     /// Of the `[limits]` section, as TOML.
     pub limits: BTreeMap<&'static str, String>,
+    /// All nodes of its cluster and their ports; empty: it is one by itself.
+    pub nodes: Vec<(u32, u16)>,
     /// A command that runs the program given behind it, in other circumstances.
     pub wrapper: Vec<OsString>,
 }
@@ -71,6 +73,7 @@ impl Setup {
             port: 0,
             shards: Some(1),
             limits: BTreeMap::new(),
+            nodes: Vec::new(),
             wrapper: Vec::new(),
         }
         // Small segments: a test touches many of them, and makes few.
@@ -96,6 +99,10 @@ impl Setup {
         writeln!(text, "data = {data:?}").expect("a String takes everything");
         if let Some(shards) = self.shards {
             writeln!(text, "shards = {shards}").expect("a String takes everything");
+        }
+        for (node, port) in &self.nodes {
+            writeln!(text, "[[nodes]]\nid = {node}\naddress = \"127.0.0.1:{port}\"")
+                .expect("a String takes everything");
         }
         text += "[limits]\n";
         for (name, value) in &self.limits {

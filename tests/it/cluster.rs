@@ -1,0 +1,125 @@
+//! Three real processes: killed, stopped and paused under load, and spoken to by strangers on the port of their peers.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use ringmain_client::{Message, QueueSettings};
+use ringmain_net::frame::{self, FRAME_BYTES_MAX};
+use ringmain_net::peer::{PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerWelcome};
+use ringmain_net::protocol::Words;
+use ringmain_tests::nemesis::{self, Fleet, Options};
+use ringmain_tests::process::{PATIENCE, wait_for};
+use ringmain_tests::rng::Rng;
+
+use crate::process::program;
+
+#[test]
+fn a_cluster_under_torment_keeps_its_promises() {
+    let directory = tempfile::tempdir().unwrap();
+    let duration = Duration::from_secs(25);
+    let options = Options { seed: 1, nodes: 3, duration, producers: 2, consumers: 2 };
+    let report = nemesis::run(&program(), directory.path(), &options);
+    // The run was what it is meant to be.
+    assert!(report.stored > 1_000, "{report:?}");
+    assert!(report.kills > 0, "{report:?}");
+    assert!(!report.failovers.is_empty(), "{report:?}");
+}
+
+#[test]
+fn a_follower_that_lacks_more_than_the_log_gets_a_checkpoint_and_can_lead() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start(&program(), directory.path(), 3, &mut Rng::new(2));
+    let client = fleet.client();
+    client.create_queue("q", &QueueSettings::default()).unwrap();
+    let mut producer = client.producer("q").unwrap();
+    let follower = (1..=3).find(|node| Some(*node) != fleet.leader_of(&client, "q")).unwrap();
+    fleet.kill(follower);
+    // More than a leader keeps in memory for followers: 32 MiB.
+    let messages = vec![Message::owned(vec![7; 100 << 10]); 20];
+    for _ in 0..25 {
+        producer.publish_batch(&messages, PATIENCE).unwrap();
+    }
+    fleet.restart(follower);
+    let group = client.show_queue("q").unwrap().group;
+    // The leader takes the follower for one that can lead once it has everything.
+    wait_for("the follower leads", || {
+        let _ = client.move_leader(group, follower);
+        (fleet.leader_of(&client, "q") == Some(follower)).then_some(())
+    });
+    let shown = client.show_queue("q").unwrap();
+    assert_eq!((shown.ready, shown.published), (500, 500));
+    let mut consumer = client.consumer("q", 64).unwrap();
+    let mut delivered = 0;
+    wait_for("all of it is delivered by the new leader", || {
+        let polled = consumer.poll(64, |delivery| {
+            assert_eq!(delivery.payload(), [7; 100 << 10]);
+            delivery.ack();
+        });
+        delivered += polled.unwrap();
+        client.idle();
+        (delivered >= 500).then_some(())
+    });
+}
+
+#[test]
+fn what_no_peer_says_is_refused_and_disturbs_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start(&program(), directory.path(), 3, &mut Rng::new(3));
+    let client = fleet.client();
+    client.create_queue("q", &QueueSettings::default()).unwrap();
+    let cluster = client.cluster().unwrap();
+    let port = fleet.port(1);
+    let hello = PeerHello {
+        protocol: PEER_PROTOCOL,
+        cluster: cluster.cluster,
+        node: 2,
+        incarnation: 12_345,
+        shard: 0,
+        shards: 1,
+        groups: 3,
+        to_node: 1,
+        replaces: 0,
+        host: "127.0.0.1",
+        port: 1,
+    };
+    for (hello, code) in [
+        (PeerHello { cluster: 7, ..hello }, PeerCode::WrongCluster),
+        (PeerHello { protocol: 99, ..hello }, PeerCode::WrongVersion),
+        (PeerHello { to_node: 3, ..hello }, PeerCode::WrongNode),
+        (PeerHello { shard: 1, ..hello }, PeerCode::WrongShard),
+        (PeerHello { groups: 5, ..hello }, PeerCode::Layout),
+        (PeerHello { node: 9, ..hello }, PeerCode::Busy),
+        // Node 2 is a member with the directory that it has.
+        (hello, PeerCode::Incarnation),
+    ] {
+        assert_eq!(refusal(port, &hello), Some(code));
+    }
+    let welcome = PeerWelcome { cluster: cluster.cluster, node: 2, incarnation: 1, shard: 0 };
+    assert_eq!(refusal(port, &welcome), Some(PeerCode::Malformed), "the first frame is a hello");
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 4096], &[0xff; 64]] {
+        let mut stranger = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+        stranger.write_all(garbage).unwrap();
+        // It is told why in the words of clients, or hung up on.
+        let _ = stranger.read_to_end(&mut Vec::new());
+    }
+    client.producer("q").unwrap().publish(&Message::new("x"), PATIENCE).unwrap();
+    fleet.check_alive();
+}
+
+/// What a node answers to the first frame of somebody who says that he is a peer.
+fn refusal(port: u16, words: &impl Words) -> Option<PeerCode> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut bytes = Vec::new();
+    frame::encode(&mut bytes, 0, words, &[]);
+    stream.write_all(&bytes).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let frame = frame::split(&answer, FRAME_BYTES_MAX).unwrap()?;
+    match PeerFrame::decode(&frame).unwrap() {
+        PeerFrame::PeerRefused(refused) => Some(refused.code()),
+        _ => None,
+    }
+}
