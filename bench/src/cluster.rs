@@ -101,8 +101,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // From here on it would only take room.
     site.close()?;
     let once = measure_once(options, &site, &mut nodes, &file)?;
-    nodes.close()?;
-    report(options, &site, &rounds, &once).print(options.output)
+    // How nodes end changes no figure: what was measured is told first.
+    let closed = nodes.close();
+    report(options, &site, &rounds, &once).print(options.output)?;
+    closed
 }
 
 fn measure_round(options: &Options, site: &Site, nodes: &Nodes, file: &ScratchFile) -> Result<Round> {

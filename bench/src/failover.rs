@@ -34,6 +34,9 @@ struct Failover {
 
 const QUEUE: &str = "bench.failover";
 
+/// A pause longer than this is one to be explained.
+const SHOWN_FROM: Duration = Duration::from_millis(500);
+
 pub(crate) fn measure(nodes: &mut Nodes, steady: Steady, count: u64) -> Result<Failovers> {
     assert!(count > 0);
     let access = nodes.access().clone();
@@ -63,11 +66,22 @@ fn fail_over(nodes: &mut Nodes, status: &mut ClusterStatus, watch: &Watch, group
     if first.at < killed_at {
         return Err(Error::new("failing over", "another leader had taken over before the kill"));
     }
+    let pause = killed_at..first.at;
+    if SHOWN_FROM < pause.end - pause.start {
+        watch.look(|record| show_events(record, &pause));
+    }
     let start = nodes.restart(id)?;
     let served_at = Instant::now();
     *status = nodes.wait_until_settled()?;
     let settle = served_at.elapsed().saturating_sub(SETTLED_AFTER);
-    Ok(Failover { pause: killed_at..first.at, terms: first.term - term, start, settle })
+    Ok(Failover { pause, terms: first.term - term, start, settle })
+}
+
+/// What the client said of a pause that was too long.
+fn show_events(record: &Record, pause: &Range<Instant>) {
+    for (at, event) in record.events.iter().filter(|(at, _)| pause.contains(at)) {
+        eprintln!("  {} ms: {event}", (*at - pause.start).as_millis());
+    }
 }
 
 impl Failover {

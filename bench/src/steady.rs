@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringmain_client::blocking::{Client, Producer};
-use ringmain_client::{Completion, Error as ClientError, Message, QueueSettings, Sequence};
+use ringmain_client::{Completion, Error as ClientError, Event, Message, QueueSettings, Sequence};
 
 use crate::error::{Doing, Error, Result};
 use crate::kernel;
@@ -41,6 +41,8 @@ pub(crate) struct Record {
     pub(crate) acknowledged: Vec<Acknowledged>,
     /// Publishes that were answered with an error, by what it says.
     pub(crate) errors: BTreeMap<String, u64>,
+    /// What the client has coped with by itself.
+    pub(crate) events: Vec<(Instant, Event)>,
     /// Messages that the queue says it got, asked at the end.
     pub(crate) stored: u64,
     is_over: bool,
@@ -98,6 +100,10 @@ impl Watch {
             drop(record);
             std::thread::sleep(LOOK_EACH);
         }
+    }
+
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&Record) -> T) -> T {
+        at(&self.record())
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
@@ -206,6 +212,9 @@ impl Publisher {
     /// Sends and receives what can be; answers how many answers came.
     fn poll(&mut self, watch: &Watch) -> usize {
         let due = &mut self.due;
+        while let Some(event) = self.client.poll_event() {
+            watch.record().events.push((Instant::now(), event));
+        }
         self.producer.poll(|completion| {
             let due_at = due.remove(&completion.sequence).expect("an answer to a publish that was offered");
             watch.record().record(completion, due_at, Instant::now());

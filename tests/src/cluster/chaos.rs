@@ -196,22 +196,7 @@ impl Run {
                 self.report.pauses += 1;
                 self.world.note("pause", &[node as u64, pause]);
             }
-            Fault::Slow => {
-                let slow = if rng.one_in(2) { 1_000_000 } else { rng.skewed(300_000) };
-                let faults = self.machines[node].disk.faults;
-                self.machines[node].disk.faults =
-                    Faults { slow: if faults.slow > 20_000 { 0 } else { slow }, ..faults };
-            }
-            Fault::Stuck => {
-                let faults = self.machines[node].disk.faults;
-                let stuck = if faults.stuck > 0 { 0 } else { rng.skewed(200_000) };
-                self.machines[node].disk.faults = Faults { stuck, ..faults };
-                // Whoever looks after the machine sees that nothing goes on, and restarts it.
-                if stuck == 0 && is_up {
-                    self.crash(node, false)?;
-                    self.world.after(MILLISECOND, Event::Boot(node, self.machines[node].life));
-                }
-            }
+            Fault::Slow | Fault::Stuck | Fault::Full => return self.disk_fault(node, fault),
             Fault::Reset => {
                 if let Some(pipe) = self.pick_peers() {
                     self.report.resets += 1;
@@ -235,16 +220,42 @@ impl Run {
                     self.plan_turn(node);
                 }
             }
-            Fault::Full => {
-                let disk = &mut self.machines[node].disk;
-                disk.segments_max =
-                    if disk.segments_max == usize::MAX { rng.between(2, 4) as usize } else { usize::MAX };
-            }
             Fault::Depose => return self.depose(),
             Fault::Wipe => return self.lose(node),
             Fault::Rot => return self.rot(node),
             Fault::Members => self.change_goal(node),
             Fault::Crash | Fault::Blink | Fault::Pause | Fault::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// A disk is slow from now on, loses writes on their way, or has no space; or is sound again.
+    fn disk_fault(&mut self, node: usize, fault: Fault) -> Result<(), String> {
+        let rng = &mut self.world.rng;
+        let is_up = self.machines[node].shard.is_some();
+        match fault {
+            Fault::Slow => {
+                let slow = if rng.one_in(2) { 1_000_000 } else { rng.skewed(300_000) };
+                let faults = self.machines[node].disk.faults;
+                self.machines[node].disk.faults =
+                    Faults { slow: if faults.slow > 20_000 { 0 } else { slow }, ..faults };
+            }
+            Fault::Stuck => {
+                let faults = self.machines[node].disk.faults;
+                let stuck = if faults.stuck > 0 { 0 } else { rng.skewed(200_000) };
+                self.machines[node].disk.faults = Faults { stuck, ..faults };
+                // Whoever looks after the machine sees that nothing goes on, and restarts it.
+                if stuck == 0 && is_up {
+                    self.crash(node, false)?;
+                    self.world.after(MILLISECOND, Event::Boot(node, self.machines[node].life));
+                }
+            }
+            Fault::Full => {
+                let disk = &mut self.machines[node].disk;
+                disk.segments_max =
+                    if disk.segments_max == usize::MAX { rng.between(2, 4) as usize } else { usize::MAX };
+            }
+            _ => {}
         }
         Ok(())
     }
