@@ -328,10 +328,13 @@ struct Nodes {
 impl Nodes {
     fn choose(count: usize) -> Self {
         // All are held until the last one is chosen.
-        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let listen = |_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let listeners: Vec<TcpListener> = (0..count).map(listen).collect();
+        let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
+        let ports = listeners.iter().map(port).collect();
         let processes = (0..count).map(|_| None).collect();
-        Self { directory: tempfile::tempdir().unwrap(), ports, processes }
+        let directory = tempfile::tempdir().expect("there is room for a directory");
+        Self { directory, ports, processes }
     }
 
     fn address(&self, node: usize) -> String {

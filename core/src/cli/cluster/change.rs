@@ -38,7 +38,7 @@ pub(super) fn add(client: &Client, output: Format, wanted: &Peer) -> Result<(), 
     if let Some((other, _)) = health.groups.iter().filter_map(member).find(|(other, _)| *other != incarnation)
     {
         return Err(Failure::told(format!(
-            "node {node} is a member with another data directory (incarnation {other:08x}), whose votes this one does not \
+            "node {node} is a member with another data directory (incarnation {other}), whose votes this one does not \
              have: `ringmain cluster remove {node}` first"
         )));
     }

@@ -99,6 +99,9 @@ impl Health {
         if !node.reachable {
             return "unreachable".to_owned();
         }
+        if is_another(node, &self.groups) {
+            return "another data directory".to_owned();
+        }
         summary(&self.groups, node.node).unwrap_or_else(|| "no member".to_owned())
     }
 }
@@ -177,6 +180,12 @@ fn faults(nodes: &[Node], groups: &[Group]) -> Vec<String> {
         let lagging = lagging.count() as u64;
         if !node.reachable && node.member_of > 0 {
             faults.push(format!("node {} is unreachable", node.node));
+        } else if is_another(node, groups) {
+            faults.push(format!(
+                "node {0} has another data directory than the member of this number: `ringmain cluster remove {0}`, \
+                 then add it",
+                node.node
+            ));
         } else if lagging > 0 {
             faults.push(format!("node {} is not current in {}", node.node, counted(lagging, "group")));
         }
@@ -185,6 +194,13 @@ fn faults(nodes: &[Node], groups: &[Group]) -> Vec<String> {
         faults.push("no node says anything of its groups".to_owned());
     }
     faults
+}
+
+/// Whether the node has another data directory than the member of its number.
+fn is_another(node: &Node, groups: &[Group]) -> bool {
+    let members = || groups.iter().filter_map(|group| group.member(node.node));
+    let is_it = |incarnation: u32| members().any(|member| member.incarnation == incarnation);
+    node.incarnation.is_some_and(|incarnation| members().next().is_some() && !is_it(incarnation))
 }
 
 /// How far a node is in all groups; none if it is in none of them.
@@ -218,7 +234,7 @@ pub(super) mod tests {
     pub(in super::super) fn cluster(nodes: u32, groups: u32) -> ClusterStatus {
         let member = |node| MemberStatus {
             node,
-            incarnation: 0x0a00_0000 + node,
+            incarnation: 1_000 + node,
             address: format!("h:741{node}"),
             is_voter: true,
             is_active: true,
@@ -239,7 +255,7 @@ pub(super) mod tests {
         let node = |node: u32| NodeStatus {
             node,
             address: format!("h:741{node}"),
-            incarnation: Some(0x0a00_0000 + node),
+            incarnation: Some(1_000 + node),
             reachable: true,
             groups: (0..groups).map(|number| group(node, number)).collect(),
         };
@@ -277,6 +293,15 @@ pub(super) mod tests {
         assert_eq!(health.faults, ["node 3 is unreachable"]);
         assert_eq!(health.group(2).unwrap().leader, Some(1));
         assert_eq!(health.state(&health.nodes[2]), "unreachable");
+    }
+
+    #[test]
+    fn node_with_another_data_directory_is_told_apart() {
+        let mut status = cluster(3, 3);
+        status.nodes[2].incarnation = Some(5);
+        let health = Health::of(&status);
+        assert_eq!(health.state(&health.nodes[2]), "another data directory");
+        assert!(health.faults[0].starts_with("node 3 has another data directory"), "{:?}", health.faults);
     }
 
     #[test]

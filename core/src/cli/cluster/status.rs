@@ -52,7 +52,7 @@ fn node_table(health: &Health) -> String {
         table.row(vec![
             node.node.to_string(),
             node.address.clone(),
-            node.incarnation.map_or_else(|| "-".to_owned(), |incarnation| format!("{incarnation:08x}")),
+            node.incarnation.map_or_else(|| "-".to_owned(), |incarnation| incarnation.to_string()),
             format!("{} of {}", node.leads, health.groups.len()),
             health.state(node),
         ]);
@@ -105,8 +105,8 @@ mod tests {
 cluster 0x0000000000000007: 3 nodes, 3 groups
 
   NODE  ADDRESS  INCARNATION  LEADS   STATE
-     1  h:7411   0a000001     2 of 3  current
-     2  h:7412   0a000002     1 of 3  current
+     1  h:7411   1001         2 of 3  current
+     2  h:7412   1002         1 of 3  current
      3  h:7413   -            0 of 3  unreachable
 
   GROUP  SHARD  LEADER  TERM  COMMITTED  MEMBERS
@@ -141,6 +141,6 @@ cluster 0x0000000000000007: 3 nodes, 3 groups
         assert_eq!((&json["healthy"], &json["faults"][0]), (&false.into(), &"node 3 is unreachable".into()));
         assert_eq!(json["groups"][0]["members"][2]["state"], "unreachable");
         assert_eq!(json["groups"][0]["members"][2]["lacks"], 100);
-        assert_eq!(json["nodes"][0]["incarnation"], 0x0a00_0001);
+        assert_eq!(json["nodes"][0]["incarnation"], 1_001);
     }
 }

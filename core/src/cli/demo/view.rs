@@ -521,7 +521,7 @@ mod tests {
             render(&picture, &Trend::new(12), PLAIN)
         };
         for expected in [
-            "  1     cores (12), devices (12), processes (12), counters (12)  current\n",
+            "  1     cores (12), devices (12), processes (12), counters (12) current\n",
             "  2     -                                                       killed 2.0 s\n",
             "  3     -                                                       gets checkpoint\n",
             "  node 2 is down: 2.0 s without acknowledgement  ",
