@@ -18,7 +18,7 @@ use crate::checkpointer::{Image, ReplayFrom};
 use crate::command::{Batch, COMMAND_HEADER_BYTES, RUN_BYTES, Settlement};
 use crate::engine::{Answer, Applied, Engine, EngineEffects};
 use crate::failure::Failure;
-use crate::member::{self, Book, node_of};
+use crate::member::{self, Book};
 use crate::outbox::Outbox;
 use crate::peering;
 use crate::peers::{self, Peers};
@@ -70,7 +70,7 @@ pub(crate) struct Group {
     /// Where the members are reached, as of what is applied.
     pub(crate) book: Book,
     /// The node that leads this group when all are well.
-    pub(crate) preferred: u64,
+    pub(crate) preferred: u32,
 
     /// Commands admitted in this turn.
     pub(crate) batch: Batch,
@@ -93,6 +93,10 @@ pub(crate) struct Group {
     led: Term,
     /// Which connection of the preferred member has been seen to: when it came up.
     pub(crate) balanced: Option<Time>,
+    /// Since when the engine leads.
+    pub(crate) led_since: Time,
+    /// Another leader asked this one to lead: somebody wants it so, and it stays until the preferred member comes anew.
+    was_handed: bool,
     /// Questions about the state that wait until it is certain that no other leader has gone further.
     pub(crate) reads: Reads,
     /// The membership has changed since it was last looked at.
@@ -151,7 +155,7 @@ impl Group {
             id: options.replica(),
             voters: options.voters(),
             seed: options.seed ^ u64::from(start.id.0) << 40,
-            is_preferred: preferred == options.replica(),
+            is_preferred: preferred == options.identity.node,
         };
         let replica = Replica::new(replica_options, start.restored).map_err(Failure::Replica)?;
         let group = Self {
@@ -174,6 +178,8 @@ impl Group {
             sessions_seen: Time(0),
             led: Term(0),
             balanced: None,
+            led_since: Time(0),
+            was_handed: false,
             reads: Reads::default(),
             has_new_book: true,
             source: None,
@@ -453,7 +459,9 @@ impl Group {
         }
         if !self.engine.is_leading() && self.is_leader() && term == self.replica.term() {
             self.led = term;
-            self.balanced = turn.peers.up(node_of(self.preferred)).map(|up| up.since);
+            self.led_since = turn.now;
+            let handed = std::mem::take(&mut self.was_handed);
+            self.balanced = turn.peers.up(self.preferred).map(|up| up.since).filter(|_| handed);
             if self.is_alone() {
                 self.engine.lead(turn.now);
             } else {
@@ -491,6 +499,7 @@ impl Group {
                 return Ok(());
             }
         }
+        self.was_handed |= ringmain_replication::is_handover(&message);
         let (leader, term) = (message.from, Term(message.term));
         let last = message.entries.last().map(|entry| (Index(entry.index), Term(entry.term)));
         match self.replica.on_message(message) {

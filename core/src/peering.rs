@@ -20,7 +20,7 @@ use ringmain_net::peer::{
     self, EntryHead, MessageKind, PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerRefused, PeerWelcome,
     Received, ReplicateHead, ReplicateView, SnapshotHead,
 };
-use ringmain_replication::{Entry, EntryKind, Index, Kind, Message, Plain, PlainSnapshot, Term};
+use ringmain_replication::{Entry, EntryKind, Index, Kind, Message, Plain, PlainSnapshot, Progress, Term};
 use ringmain_wal::{GroupId, Log, Sequence};
 
 /// The unit of elections and heartbeats.
@@ -29,6 +29,9 @@ pub(crate) const TICK_NS: u64 = 20_000_000;
 const STALL_NS: u64 = 500_000_000;
 /// A node that came back has this long to settle before it leads again.
 const BALANCE_AFTER_NS: u64 = 2_000_000_000;
+
+/// Entries that the next leader may lack when it is asked: it is sent them first, and nothing is proposed meanwhile.
+const HANDOVER_LAG_MAX: u64 = 256;
 
 /// Whether the disk makes progress.
 #[derive(Default, Debug)]
@@ -240,9 +243,10 @@ impl Shard {
     /// Leadership returns to the node it belongs to, when that has been back for a while.
     fn balance(&mut self, now: Time) {
         for group in &mut self.groups {
-            let Some(up) = self.peers.up(node_of(group.preferred)) else { continue };
-            if up.since.after_ns(BALANCE_AFTER_NS) <= now && group.balanced != Some(up.since) {
-                group.return_leadership(up.since);
+            let Some(up) = self.peers.up(group.preferred) else { continue };
+            let settled = up.since.max(group.led_since).after_ns(BALANCE_AFTER_NS);
+            if settled <= now && group.balanced != Some(up.since) {
+                group.return_leadership(up.replica, up.since);
             }
         }
     }
@@ -557,16 +561,14 @@ impl Group {
     }
 
     /// The preferred member is back: it leads again, once it has everything.
-    fn return_leadership(&mut self, up_since: Time) {
-        if !self.is_serving() || self.preferred == self.replica.id() {
+    fn return_leadership(&mut self, preferred: u64, up_since: Time) {
+        if !self.is_serving() {
             return;
         }
-        let last = self.replica.last_index();
-        let preferred = self.preferred;
-        let is_current = self
-            .replica
-            .progress()
-            .any(|peer| peer.id == preferred && peer.is_voter && peer.is_active && peer.matched == last);
+        let last = self.replica.last_index().0;
+        let is_near = |peer: &Progress| last.saturating_sub(peer.matched.0) <= HANDOVER_LAG_MAX;
+        let is_it = |peer: &Progress| peer.id == preferred && peer.is_voter && peer.is_active;
+        let is_current = self.replica.progress().any(|peer| is_it(&peer) && is_near(&peer));
         if is_current && self.replica.transfer_leadership(preferred).is_ok() {
             self.balanced = Some(up_since);
         }

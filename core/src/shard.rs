@@ -89,9 +89,9 @@ impl ShardOptions {
     }
 
     /// Who leads a group when all are well: the founders in turn, so that each core of each node leads about as many.
-    pub(crate) fn preferred(&self, group: GroupId) -> u64 {
+    pub(crate) fn preferred(&self, group: GroupId) -> u32 {
         let nth = self.ordinal(group).unwrap_or(0) + self.identity.shard as usize;
-        self.founders.get(nth % self.founders.len().max(1)).map_or(0, Member::replica)
+        self.founders.get(nth % self.founders.len().max(1)).map_or(0, |founder| founder.node)
     }
 
     pub(crate) fn message_bytes_max(&self) -> u32 {

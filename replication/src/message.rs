@@ -51,6 +51,11 @@ impl fmt::Display for MessageError {
 
 impl std::error::Error for MessageError {}
 
+/// The leader asks the receiver to lead in its place.
+pub fn is_handover(message: &Message) -> bool {
+    message.msg_type == MessageType::MsgTimeoutNow
+}
+
 /// Where the log of the receiver stands.
 pub(crate) struct Receiver {
     pub(crate) id: u64,

@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::Duration;
 
-use ringmain_client::{Message, QueueSettings};
+use ringmain_client::{Change, Message, QueueSettings};
 use ringmain_net::frame::{self, FRAME_BYTES_MAX};
 use ringmain_net::peer::{PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerWelcome};
 use ringmain_net::protocol::Words;
@@ -106,6 +107,49 @@ fn what_no_peer_says_is_refused_and_disturbs_nobody() {
     }
     client.producer("q").unwrap().publish(&Message::new("x"), PATIENCE).unwrap();
     fleet.check_alive();
+}
+
+#[test]
+fn a_rotten_node_is_made_whole_and_a_removed_one_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start(&program(), directory.path(), 3, &mut Rng::new(4));
+    let client = fleet.client();
+    client.create_queue("q", &QueueSettings::default()).unwrap();
+    let mut producer = client.producer("q").unwrap();
+    // Each says of those before it that they were durable, so that what is rotten among them is no torn tail.
+    for _ in 0..100 {
+        producer.publish_batch(&vec![Message::owned(vec![7; 1000]); 20], PATIENCE).unwrap();
+    }
+    fleet.kill(2);
+    let data = directory.path().join("node-2");
+    rot(&data.join("shard-0000"));
+    fleet.restart(2);
+    wait_for("the rotten node is a member again", || {
+        let node = fleet.running_mut(2).unwrap();
+        node.stderr().contains("node 2 is a member of the cluster").then_some(())
+    });
+    assert!(data.join("quarantined-1").join("shard-0000").exists(), "nothing is ever deleted");
+    // Everybody but node 3 is a majority only with what node 2 has got.
+    fleet.kill(3);
+    assert_eq!(client.show_queue("q").unwrap().ready, 2_000);
+    fleet.restart(3);
+
+    for group in 0..3 {
+        wait_for("node 3 is removed", || client.change_members(group, Change::Remove { node: 3 }).ok());
+    }
+    let removed = fleet.take(3).unwrap().ended();
+    assert_ne!(removed.code, Some(0));
+    assert!(removed.stderr.contains("this node was removed from the cluster"), "{}", removed.stderr);
+    producer.publish(&Message::new("x"), PATIENCE).unwrap();
+    assert_eq!(client.show_queue("q").unwrap().ready, 2_001);
+}
+
+/// Some bytes of the first segment that were durable are others.
+fn rot(shard: &Path) {
+    let path = shard.join(ringmain_wal::segment_file_name(1));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[100_000..100_064].iter_mut().for_each(|byte| *byte ^= 0xff);
+    std::fs::write(&path, bytes).unwrap();
 }
 
 /// What a node answers to the first frame of somebody who says that he is a peer.

@@ -15,8 +15,16 @@ const FORGED: u64 = u64::MAX - 1;
 pub(super) struct Lies {
     /// By machine: what was told last of each queue.
     told: Vec<(usize, QueueInfo)>,
-    /// The last delivery over a connection: which, consumer, queue, heads and bodies.
-    delivered: Option<(u64, u32, u64, Vec<DeliveryHead>, Vec<u8>)>,
+    delivered: Option<LastDelivery>,
+}
+
+/// The last delivery over a connection.
+struct LastDelivery {
+    pipe: u64,
+    consumer: u32,
+    queue: u64,
+    heads: Vec<DeliveryHead>,
+    body: Vec<u8>,
 }
 
 impl Run {
@@ -63,7 +71,8 @@ impl Run {
                 }
                 if self.plant == Plant::SettledAgain
                     && let Ok(Reply::Settled(_)) = Reply::decode(&one)
-                    && let Some((to, consumer, queue, heads, body)) = &self.lies.delivered
+                    && let Some(LastDelivery { pipe: to, consumer, queue, heads, body }) =
+                        &self.lies.delivered
                     && to == pipe
                 {
                     let again = Delivery { consumer: *consumer, queue: *queue, messages: heads };
@@ -98,7 +107,8 @@ impl Run {
                     return false;
                 }
                 let body = delivery.body.to_vec();
-                self.lies.delivered = Some((pipe, delivery.consumer, delivery.queue, heads, body));
+                let (consumer, queue) = (delivery.consumer, delivery.queue);
+                self.lies.delivered = Some(LastDelivery { pipe, consumer, queue, heads, body });
             }
             Ok(Reply::Settled(_) | Reply::Refused(_)) if one.request == FORGED => return false,
             _ => {}
