@@ -278,6 +278,78 @@ fn append(from: u64, to: u64, term: u64, before: (u64, u64), count: u64) -> Mess
     message
 }
 
+/// What makes a follower continue behind a checkpoint.
+fn checkpoint(from: u64, to: u64, (term, index): (u64, u64), voters: &[u64]) -> Message {
+    let mut message = Message { msg_type: MessageType::MsgSnapshot, from, to, term, ..Default::default() };
+    message.mut_snapshot().data = 77_u64.to_le_bytes().to_vec().into();
+    message.mut_snapshot().mut_metadata().index = index;
+    message.mut_snapshot().mut_metadata().term = term;
+    message.mut_snapshot().mut_metadata().mut_conf_state().voters = voters.to_vec();
+    message
+}
+
+#[test]
+fn a_checkpoint_takes_the_place_of_the_log_once_it_is_durable() {
+    let mut node = Node::new(2, &[1, 2, 3]);
+    node.replica.on_message(append(1, 2, 1, (0, 0), 2)).unwrap();
+    node.drive();
+    node.persist_all();
+    node.sent.clear();
+    let message = checkpoint(1, 2, (3, 50), &[1, 2, 4]);
+    assert_eq!(crate::checkpoint_named(&message), Some((77, Index(50), Term(3))));
+    node.replica.on_message(message).unwrap();
+    node.replica.drive(&mut node.effects);
+    let installs: Vec<_> = node.effects.writes.iter().filter_map(|write| write.install.clone()).collect();
+    assert_eq!(installs.len(), 1);
+    assert_eq!((installs[0].transfer, installs[0].index, installs[0].term), (77, Index(50), Term(3)));
+    node.drive();
+    assert!(node.sent.is_empty(), "its acknowledgement waits for the disk");
+    assert_eq!((node.replica.applied(), node.replica.base()), ((Index(50), Term(3)), (Index(50), Term(3))));
+    assert_eq!(node.replica.voters(), [1, 2, 4]);
+    node.persist_all();
+    assert_eq!(node.sent.last().map(|answer| (answer.index, answer.reject)), Some((50, false)));
+    node.replica.on_message(append(1, 2, 3, (50, 3), 1)).unwrap();
+    node.drive();
+    node.persist_all();
+    assert_eq!(node.replica.applied().0, Index(51));
+    // It has that already.
+    node.replica.on_message(checkpoint(1, 2, (3, 50), &[1, 2, 4])).unwrap();
+    node.drive();
+    assert_eq!(node.replica.applied().0, Index(51));
+}
+
+#[test]
+fn a_checkpoint_that_leaves_the_follower_out_is_not_taken() {
+    let mut node = Node::new(2, &[1, 2, 3]);
+    node.replica.on_message(checkpoint(1, 2, (3, 50), &[1, 3])).unwrap();
+    node.drive();
+    node.persist_all();
+    assert_eq!(node.replica.applied().0, Index(0));
+}
+
+#[test]
+fn a_newcomer_follows_a_leader_that_it_does_not_know() {
+    let mut node = Node::new(4, &[1, 2, 3]);
+    for _ in 0..100 {
+        node.replica.tick();
+        node.drive();
+    }
+    assert!(node.sent.is_empty(), "it stands for no election");
+    node.replica.on_message(append(1, 4, 1, (0, 0), 3)).unwrap();
+    node.drive();
+    node.persist_all();
+    assert_eq!(node.sent.last().map(|answer| (answer.to, answer.index)), Some((1, 3)));
+}
+
+#[test]
+fn a_lone_leader_is_asked_and_answers_itself() {
+    let mut node = Node::new(1, &[1]);
+    node.persist_all();
+    node.replica.read_index(9);
+    node.replica.drive(&mut node.effects);
+    assert_eq!(node.effects.reads, [(9, Index(1))]);
+}
+
 #[test]
 fn acknowledgement_waits_for_the_disk() {
     let mut node = Node::new(2, &[1, 2, 3]);
