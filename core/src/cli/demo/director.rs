@@ -110,7 +110,8 @@ impl<'a> Director<'a> {
         let seconds = self.stage.now() as f64 / 1e9;
         let counts = link::dial(addresses).and_then(|client| count(&client, baselines)).ok();
         let interrupted = self.interrupted.load(Ordering::Relaxed);
-        Ok(self.ledger.verdict(counts.as_deref(), seconds, interrupted))
+        let verdict = self.ledger.verdict(counts.as_deref(), seconds, interrupted);
+        Ok(if interrupted { verdict } else { verdict.with_absent(self.absent()) })
     }
 
     fn on_happening(&mut self, happening: Happening, screen: &mut Screen) -> Result<(), Failure> {
@@ -218,7 +219,15 @@ impl<'a> Director<'a> {
     /// Whether the outage that was ordered is over, as far as it was ordered before the demo was interrupted.
     fn everybody_is_back(&self) -> bool {
         let restarted = |outage: Outage| outage.restarted.is_none() || outage.is_over();
-        self.ordered == 0 && self.ledger.outage().is_none_or(restarted)
+        let is_over = self.ordered == 0 && self.ledger.outage().is_none_or(restarted);
+        is_over && (self.absent().is_empty() || self.interrupted.load(Ordering::Relaxed))
+    }
+
+    /// The nodes of a cluster that have not everything, by the last that was heard.
+    fn absent(&self) -> Vec<u32> {
+        let nodes = &self.standing.nodes;
+        let absent = nodes.iter().filter(|node| nodes.len() > 1 && node.reach != Reach::Current);
+        absent.map(|node| node.node).collect()
     }
 
     fn draw(&self, screen: &mut Screen) {

@@ -145,10 +145,17 @@ impl Keeper {
     }
 
     fn stop(self) -> Result<(), Failure> {
-        let brokers: Vec<Broker> = self.brokers.into_iter().flatten().collect();
-        // All are told before one is waited for: none has to end without the others what they do together.
-        brokers.iter().for_each(|broker| broker.stopper().stop());
-        brokers.into_iter().try_for_each(Broker::join)
+        let is_alone = self.configs.len() == 1;
+        for broker in self.brokers.into_iter().flatten() {
+            if is_alone {
+                broker.stopper().stop();
+                broker.join()?;
+            } else {
+                // In good order each would hand over to the others, one after the other and at last to nobody.
+                broker.kill();
+            }
+        }
+        Ok(())
     }
 }
 

@@ -179,6 +179,8 @@ pub(super) struct Verdict {
     pub(super) failover_ms: Option<f64>,
     /// From the node's restart until it had everything again.
     pub(super) catch_up_ms: Option<f64>,
+    /// Nodes that did not have everything at the end.
+    pub(super) absent: Vec<u32>,
     pub(super) publish_us: Percentiles,
     pub(super) deliver_us: Percentiles,
     /// Without the messages that waited for another leader, or for the only one to come back.
@@ -365,6 +367,7 @@ impl Ledger {
             killed: outage.map(|outage| outage.node),
             failover_ms: outage.and_then(|outage| Some(milliseconds(outage.killed, outage.serving?))),
             catch_up_ms: outage.and_then(|outage| Some(milliseconds(outage.restarted?, outage.current?))),
+            absent: Vec::new(),
             publish_us: Percentiles::of(&self.publish.all),
             deliver_us: Percentiles::of(&self.deliver.all),
             publish_steady_us: Percentiles::of(&self.publish.steady),
@@ -413,6 +416,15 @@ impl Ledger {
             *consumed += u64::from(fate.sequence.is_some());
         }
         model
+    }
+}
+
+impl Verdict {
+    /// A cluster that ends without these nodes, though all of them should be there, is none to be proud of.
+    pub(super) fn with_absent(mut self, absent: Vec<u32>) -> Self {
+        self.ok &= absent.is_empty();
+        self.absent = absent;
+        self
     }
 }
 
@@ -666,6 +678,13 @@ mod tests {
         world.publish(2);
         world.acknowledge(2, 3 * MS);
         assert_eq!(world.ledger.publish().steady.len(), 3);
+    }
+
+    #[test]
+    fn a_cluster_that_ends_without_a_node_is_not_good() {
+        assert!(settled().verdict().with_absent(Vec::new()).ok);
+        let verdict = settled().verdict().with_absent(vec![3]);
+        assert_eq!((verdict.ok, verdict.absent), (false, vec![3]));
     }
 
     #[test]

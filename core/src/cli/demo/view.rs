@@ -410,6 +410,10 @@ pub(super) fn table(verdict: &Verdict, colours: bool) -> String {
     row("depth ready", grouped(verdict.depth_ready), &exact);
     row("depth in flight", grouped(verdict.depth_in_flight), &exact);
     outage_rows(verdict, &mut row, paint);
+    for node in &verdict.absent {
+        writeln!(text, "  {} node {node} does not have everything", paint.red("✗"))
+            .expect("a String takes everything");
+    }
     for fault in verdict.depth_faults.iter().chain(&verdict.refusals) {
         writeln!(text, "  {} {fault}", paint.red("✗")).expect("a String takes everything");
     }
