@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
+use ringmain_client::blocking::Client;
 use ringmain_client::{Change, Message, QueueSettings};
 use ringmain_net::frame::{self, FRAME_BYTES_MAX};
 use ringmain_net::peer::{PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerWelcome};
@@ -129,6 +130,7 @@ fn a_rotten_node_is_made_whole_and_a_removed_one_says_so() {
         node.stderr().contains("node 2 is a member of the cluster").then_some(())
     });
     assert!(data.join("quarantined-1").join("shard-0000").exists(), "nothing is ever deleted");
+    wait_for("it has a vote in every group", || votes(&client, 2).then_some(()));
     // Everybody but node 3 is a majority only with what node 2 has got.
     fleet.kill(3);
     assert_eq!(client.show_queue("q").unwrap().ready, 2_000);
@@ -142,6 +144,14 @@ fn a_rotten_node_is_made_whole_and_a_removed_one_says_so() {
     assert!(removed.stderr.contains("this node was removed from the cluster"), "{}", removed.stderr);
     producer.publish(&Message::new("x"), PATIENCE).unwrap();
     assert_eq!(client.show_queue("q").unwrap().ready, 2_001);
+}
+
+/// Whether each group's leader counts the vote of this node.
+fn votes(client: &Client, node: u32) -> bool {
+    let Ok(status) = client.cluster_status() else { return false };
+    let groups = status.nodes.iter().flat_map(|node| &node.groups).filter(|group| group.is_leader);
+    let counted = groups.filter(|group| group.members.iter().any(|one| one.node == node && one.is_voter));
+    counted.count() == 3
 }
 
 /// Some bytes of the first segment that were durable are others.
