@@ -505,14 +505,8 @@ impl Shard {
             self.outbox.refuse_peer(id, PeerCode::Malformed, detail);
             return;
         };
-        let mut turn = Turn {
-            now,
-            log: &mut self.log,
-            outbox: &mut self.outbox,
-            peers: &mut self.peers,
-            cluster: self.options.identity.cluster,
-        };
-        if let Err(failure) = self.groups[ordinal].on_message(message, &mut turn) {
+        let (group, mut turn) = self.group_turn(now, ordinal);
+        if let Err(failure) = group.on_message(message, &mut turn) {
             output.failure.get_or_insert(failure);
         }
         self.has_new_room = true;
@@ -527,15 +521,9 @@ impl Shard {
             self.outbox.refuse_peer(id, PeerCode::Malformed, "what another replica has, or for another one");
             return;
         };
-        let mut turn = Turn {
-            now,
-            log: &mut self.log,
-            outbox: &mut self.outbox,
-            peers: &mut self.peers,
-            cluster: self.options.identity.cluster,
-        };
         let (term, index) = (Term(received.term), Index(received.index));
-        self.groups[ordinal].on_received(received.from, term, index, &mut turn);
+        let (group, mut turn) = self.group_turn(now, ordinal);
+        group.on_received(received.from, term, index, &mut turn);
     }
 
     /// The connection to a peer is over: the groups go back to probing where it stands.

@@ -511,15 +511,21 @@ impl Shard {
         self.has_new_room = true;
     }
 
+    /// A group, and everything of the shard that it works on.
+    pub(crate) fn group_turn(&mut self, now: Time, ordinal: usize) -> (&mut Group, Turn<'_>) {
+        let turn = Turn {
+            now,
+            log: &mut self.log,
+            outbox: &mut self.outbox,
+            peers: &mut self.peers,
+            cluster: self.options.identity.cluster,
+        };
+        (&mut self.groups[ordinal], turn)
+    }
+
     pub(crate) fn drive(&mut self, now: Time, output: &mut Output) {
-        for group in &mut self.groups {
-            let mut turn = Turn {
-                now,
-                log: &mut self.log,
-                outbox: &mut self.outbox,
-                peers: &mut self.peers,
-                cluster: self.options.identity.cluster,
-            };
+        for ordinal in 0..self.groups.len() {
+            let (group, mut turn) = self.group_turn(now, ordinal);
             if let Err(error) = group.drive(&mut turn) {
                 output.failure.get_or_insert(error);
             }

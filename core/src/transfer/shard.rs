@@ -33,27 +33,15 @@ impl Shard {
             ordinal: ordinal as u32,
             messages_max: self.options.limits.messages_max,
         };
-        let mut turn = Turn {
-            now,
-            log: &mut self.log,
-            outbox: &mut self.outbox,
-            peers: &mut self.peers,
-            cluster: self.options.identity.cluster,
-        };
-        self.groups[ordinal].on_transfer(from, said, options, &mut turn);
+        let (group, mut turn) = self.group_turn(now, ordinal);
+        group.on_transfer(from, said, options, &mut turn);
         true
     }
 
     /// Looked at with every tick: who needs a checkpoint, and which transfer has come to nothing.
     pub(crate) fn tend_transfers(&mut self, now: Time) {
-        for group in &mut self.groups {
-            let mut turn = Turn {
-                now,
-                log: &mut self.log,
-                outbox: &mut self.outbox,
-                peers: &mut self.peers,
-                cluster: self.options.identity.cluster,
-            };
+        for ordinal in 0..self.groups.len() {
+            let (group, mut turn) = self.group_turn(now, ordinal);
             group.tend_transfers(&mut turn);
         }
         let is_needed = |group: &Group| group.source.as_ref().is_some_and(|source| source.needs_log());
