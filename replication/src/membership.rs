@@ -12,6 +12,8 @@
 //! ```
 //! All little endian. Whoever stores it checksums it; a checkpoint does.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 
@@ -86,11 +88,38 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<ConfState, Error> {
 /// Whether a configuration that came in a message can be one: the engine takes it for granted.
 pub(crate) fn is_sound(state: &ConfState) -> bool {
     let lists = [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next];
-    let is_list = |list: &Vec<u64>| list.len() <= MEMBERS_MAX && list.iter().all(|id| *id != 0);
+    let is_list = |list: &Vec<u64>| {
+        let mut sorted = list.clone();
+        sorted.sort_unstable();
+        list.len() <= MEMBERS_MAX && sorted.first() != Some(&0) && sorted.is_sorted_by(|a, b| a < b)
+    };
     let learners_vote =
         state.learners.iter().any(|id| state.voters.contains(id) || state.voters_outgoing.contains(id));
-    let next_are_outgoing = state.learners_next.iter().all(|id| state.voters_outgoing.contains(id));
-    lists.into_iter().all(is_list) && !state.voters.is_empty() && !learners_vote && next_are_outgoing
+    let will_learn = |id: &u64| state.voters_outgoing.contains(id) && !state.voters.contains(id);
+    let next_are_outgoing = state.learners_next.iter().all(will_learn);
+    let has_what_to_leave = !state.auto_leave || !state.voters_outgoing.is_empty();
+    lists.into_iter().all(is_list)
+        && !state.voters.is_empty()
+        && !learners_vote
+        && next_are_outgoing
+        && has_what_to_leave
+}
+
+/// Whether each list stays within its limit. Whoever proposes sees to it; a peer's bytes may say otherwise.
+pub(crate) fn has_room(present: &ConfState, change: &ConfChangeV2) -> bool {
+    let mut voters: BTreeSet<u64> = present.voters.iter().copied().collect();
+    let mut learners: BTreeSet<u64> =
+        present.learners.iter().chain(&present.learners_next).copied().collect();
+    for one in change.changes.iter() {
+        voters.remove(&one.node_id);
+        learners.remove(&one.node_id);
+        match one.get_change_type() {
+            ConfChangeType::AddNode => _ = voters.insert(one.node_id),
+            ConfChangeType::AddLearnerNode => _ = learners.insert(one.node_id),
+            ConfChangeType::RemoveNode => {}
+        }
+    }
+    voters.len() <= MEMBERS_MAX && learners.len() <= MEMBERS_MAX
 }
 
 /// The voters a group starts with.

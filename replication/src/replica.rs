@@ -198,17 +198,15 @@ impl Replica {
 
     /// Every 20 ms.
     pub fn tick(&mut self) {
-        // The engine lets a lone voter win the moment it stands, and then takes for granted that all of its log is
-        // durable. Time stands still for it until that is so.
-        if !self.is_alone() || self.is_leader() || self.is_quiet() {
+        if self.is_leader() || self.may_stand() {
             self.node.tick();
         }
         self.after_input();
     }
 
-    /// Stands for election now, without waiting for silence.
+    /// Stands for election now, without waiting for silence. Does nothing on a replica that is no voter.
     pub fn campaign(&mut self) {
-        if !self.is_alone() || self.is_quiet() {
+        if self.node.raft.promotable() && self.may_stand() {
             // It answers an error to nobody but a message of the wrong kind, which this is not.
             self.node.campaign().expect("standing for election is always allowed");
         }
@@ -238,6 +236,10 @@ impl Replica {
             is_leader: self.is_leader(),
         };
         message::examine(&message, &receiver)?;
+        // Raft lives with lost messages, and these are.
+        if self.is_installing() || (message::is_handover(&message) && !self.may_stand()) {
+            return Ok(());
+        }
         let from = message.from;
         let outcome = self.node.step(message);
         self.after_input();
@@ -531,7 +533,10 @@ impl Replica {
     fn on_membership(&mut self, data: &[u8]) {
         // Proposed by us, or examined when it came from a peer or the disk.
         let change = membership::read_change(data).expect("a membership change that was read before");
-        // What the engine cannot apply, it can apply nowhere: every replica skips it.
+        // What cannot be applied here, can be applied nowhere: every replica skips it.
+        if !membership::has_room(self.node.store().conf_state(), &change) {
+            return;
+        }
         let Ok(conf_state) = self.node.apply_conf_change(&change) else { return };
         self.node.mut_store().set_conf_state(conf_state);
         // The engine keeps a removed leader in office, and the next acknowledgement it receives ends the process
@@ -591,9 +596,29 @@ impl Replica {
         raft.promotable() && raft.prs().is_singleton() && raft.prs().iter().len() == 1
     }
 
+    /// The engine continues from a checkpoint, and that is not durable. It has forgotten the entries before it and does
+    /// not call them applied yet: should it stand for election now, it would look for them and end the process.
+    fn is_installing(&self) -> bool {
+        self.node.snap().is_some() || self.persisted < self.installed
+    }
+
+    /// The engine lets an only voter win the moment it stands, and then takes for granted that all of its log is
+    /// durable. Time stands still for it until that is so.
+    fn may_stand(&self) -> bool {
+        let raft = &self.node.raft;
+        let wins_at_once = raft.promotable() && raft.prs().is_singleton();
+        !self.is_installing() && (!wins_at_once || self.is_settled())
+    }
+
+    /// Nothing is on its way to the disk, nor about to be.
+    fn is_settled(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        self.is_quiet() && log.persisted == log.last_index()
+    }
+
     /// Nobody else could lead, and everything the engine takes for granted of a new leader holds.
     fn stands_alone(&self) -> bool {
-        self.is_alone() && !self.is_leader() && self.is_quiet()
+        self.is_alone() && !self.is_leader() && self.is_settled()
     }
 
     /// What every other member is known to have. A leader's knowledge may lag behind the members' own, and it

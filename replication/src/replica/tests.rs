@@ -531,3 +531,115 @@ fn options_that_make_no_sense_are_refused() {
     let restored = Restored { conf_state: vec![1, 2, 3], ..Restored::empty() };
     assert!(Replica::new(options(1, &[1]), restored).is_err());
 }
+
+#[test]
+fn silence_while_a_checkpoint_is_being_written_ends_nothing() {
+    let mut node = Node::new(2, &[1, 2, 3]);
+    node.replica.on_message(checkpoint(1, 2, (3, 50), &[1, 2, 3])).unwrap();
+    node.drive();
+    assert!(!node.pending.is_empty());
+    for _ in 0..3 * ELECTION_TICKS {
+        node.replica.tick();
+        node.drive();
+    }
+    node.persist_all();
+    assert_eq!(node.replica.applied(), (Index(50), Term(3)));
+}
+
+#[test]
+fn handover_while_a_checkpoint_is_being_written_ends_nothing() {
+    let mut node = Node::new(2, &[1, 2, 3]);
+    node.replica.on_message(checkpoint(1, 2, (3, 50), &[1, 2, 3])).unwrap();
+    node.drive();
+    let kind = MessageType::MsgTimeoutNow;
+    node.replica
+        .on_message(Message { msg_type: kind, from: 1, to: 2, term: 3, ..Default::default() })
+        .unwrap();
+    node.drive();
+    node.persist_all();
+    assert_eq!(node.replica.applied(), (Index(50), Term(3)));
+}
+
+#[test]
+fn lone_voter_with_a_volatile_log_is_not_told_to_stand() {
+    let mut node = Node::new(1, &[1]);
+    node.persist_all();
+    // A leader of a later term, as far as the bytes say.
+    node.replica.on_message(append(2, 1, 5, (1, 1), 1)).unwrap();
+    let kind = MessageType::MsgTimeoutNow;
+    node.replica
+        .on_message(Message { msg_type: kind, from: 2, to: 1, term: 5, ..Default::default() })
+        .unwrap();
+    node.drive();
+    node.persist_all();
+    assert!(node.replica.is_leader());
+}
+
+#[test]
+fn lone_voter_with_a_learner_waits_for_its_disk_before_it_stands() {
+    let mut state = membership::initial(&[1]).unwrap();
+    state.learners = vec![2];
+    let restored = Restored { conf_state: membership::encode(&state), ..Restored::empty() };
+    let mut replica = Replica::new(options(1, &[1]), restored).unwrap();
+    let mut effects = Effects::default();
+    replica.on_message(append(2, 1, 5, (0, 0), 3)).unwrap();
+    replica.drive(&mut effects);
+    for _ in 0..3 * ELECTION_TICKS {
+        replica.tick();
+        replica.drive(&mut effects);
+    }
+    assert!(!replica.is_leader());
+}
+
+#[test]
+fn replica_that_is_no_voter_does_not_campaign() {
+    let mut node = Node::new(4, &[1, 2, 3]);
+    node.replica.campaign();
+    node.drive();
+    node.persist_all();
+    assert!(node.sent.is_empty());
+}
+
+#[test]
+fn checkpoint_of_an_impossible_membership_is_refused() {
+    let bad: [fn(&mut eraftpb::ConfState); 3] = [
+        |state| state.auto_leave = true,
+        |state| state.voters.push(2),
+        |state| {
+            state.voters_outgoing = vec![1, 2, 3];
+            state.learners_next = vec![3];
+            state.auto_leave = true;
+        },
+    ];
+    for (at, change) in bad.into_iter().enumerate() {
+        let outcome = std::panic::catch_unwind(|| {
+            let mut node = Node::new(2, &[1, 2, 3]);
+            let mut message = checkpoint(1, 2, (3, 50), &[1, 2, 3]);
+            change(message.mut_snapshot().mut_metadata().mut_conf_state());
+            let refused = node.replica.on_message(message).is_err();
+            node.drive();
+            refused
+        });
+        assert_eq!(outcome.ok(), Some(true), "{at}");
+    }
+}
+
+#[test]
+fn members_beyond_the_limit_take_effect_nowhere() {
+    let mut node = Node::new(2, &[1, 2, 3]);
+    let mut change = eraftpb::ConfChangeV2::default();
+    let many = (100..200).map(|id| {
+        let mut one = eraftpb::ConfChangeSingle::default();
+        one.set_change_type(eraftpb::ConfChangeType::AddLearnerNode);
+        one.node_id = id;
+        one
+    });
+    change.set_changes(many.collect::<Vec<_>>().into());
+    let mut message = append(1, 2, 1, (0, 0), 1);
+    message.entries[0].set_entry_type(EntryType::EntryConfChangeV2);
+    message.entries[0].data = protobuf::Message::write_to_bytes(&change).unwrap().into();
+    node.replica.on_message(message).unwrap();
+    node.drive();
+    node.persist_all();
+    assert!(!node.replica.conf_state().is_empty());
+}
