@@ -11,14 +11,14 @@ use crate::failure::Failure;
 use crate::formation;
 use crate::group::{Group, Turn};
 use crate::member::{Book, Member, node_of, replica_id};
-use crate::peers::PEER_UNSENT_MAX;
+use crate::peers::{PEER_UNSENT_MAX, Standing};
 use crate::shard::{Address, Output, Shard};
 use crate::time::Time;
 use bytes::Bytes;
 use ringmain_net::frame::Frame;
 use ringmain_net::peer::{
-    self, EntryHead, MessageKind, PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerRefused, PeerWelcome,
-    Received, ReplicateHead, ReplicateView, SnapshotHead,
+    self, EntryHead, Lane, MessageKind, PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerRefused,
+    PeerWelcome, Received, ReplicateHead, ReplicateView, SnapshotHead,
 };
 use ringmain_replication::{Entry, EntryKind, Index, Kind, Message, Plain, PlainSnapshot, Progress, Term};
 use ringmain_wal::{GroupId, Log, Sequence};
@@ -261,13 +261,18 @@ impl Shard {
         }
     }
 
-    pub(crate) fn on_dialled(&mut self, now: Time, node: u32, connection: Option<ConnectionId>) {
+    pub(crate) fn on_dialled(
+        &mut self,
+        now: Time,
+        (node, lane): (u32, Lane),
+        connection: Option<ConnectionId>,
+    ) {
         let Some(id) = connection else {
-            self.peers.dial_failed(node, now);
+            self.peers.dial_failed((node, lane), now);
             return;
         };
         self.outbox.connections.insert(id, now);
-        if !self.peers.dialled(node, id, now) || self.is_stopping {
+        if !self.peers.dialled((node, lane), id, now) || self.is_stopping {
             self.outbox.drop_connection(id);
             return;
         }
@@ -284,6 +289,7 @@ impl Shard {
             groups: self.groups.len() as u32,
             to_node: node,
             replaces: self.options.layout.as_ref().map_or(0, |layout| layout.replaces),
+            lane: lane as u8,
             host: own.map_or("", |own| &own.host),
             port: own.map_or(0, |own| own.port),
         };
@@ -311,7 +317,9 @@ impl Shard {
     }
 
     fn on_peer_hello(&mut self, now: Time, id: ConnectionId, hello: &PeerHello<'_>) {
-        if let Some((code, detail)) = self.hello_refusal(hello) {
+        let refusal = self.hello_refusal(hello);
+        let is_bulk = hello.lane() == Some(Lane::Bulk);
+        if let Some((code, detail)) = refusal {
             let is_replaced = code == PeerCode::Incarnation && self.note_replacement(hello);
             if is_replaced {
                 let detail = "it is being made a member in place of what it was";
@@ -321,12 +329,29 @@ impl Shard {
             }
             return;
         }
+        if is_bulk {
+            self.on_bulk_hello(id, hello);
+            return;
+        }
         let address = Address { host: hello.host.to_owned(), port: hello.port };
         self.peers.meet(&Member { node: hello.node, incarnation: hello.incarnation, address });
         self.outbox.connections.greet_peer(id);
         if let Some(before) = self.peers.came_up(replica_id(hello.node, hello.incarnation), id, now) {
             self.outbox.drop_connection(before);
         }
+        let welcome = self.welcome();
+        self.outbox.send_urgent(id, &welcome);
+    }
+
+    /// Somebody whose hello is good has a checkpoint for this node.
+    fn on_bulk_hello(&mut self, id: ConnectionId, hello: &PeerHello<'_>) {
+        let replica = replica_id(hello.node, hello.incarnation);
+        if !self.peers.bulk_accepted(replica, id, &mut self.outbox) {
+            let detail = format!("there is no connection for messages with node {} beside it", hello.node);
+            self.outbox.refuse_peer(id, PeerCode::Busy, &detail);
+            return;
+        }
+        self.outbox.connections.greet_peer(id);
         let welcome = self.welcome();
         self.outbox.send_urgent(id, &welcome);
     }
@@ -364,6 +389,10 @@ impl Shard {
         if hello.protocol != PEER_PROTOCOL {
             let detail = format!("protocol {}: this node speaks {PEER_PROTOCOL}", hello.protocol);
             return Some((PeerCode::WrongVersion, detail));
+        }
+        if hello.lane().is_none() {
+            let detail = format!("lane {}: this node knows messages (0) and bulk (1)", hello.lane);
+            return Some((PeerCode::Malformed, detail));
         }
         if hello.cluster != identity.cluster {
             let detail = format!("cluster {:016x}: this is {:016x}", hello.cluster, identity.cluster);
@@ -429,30 +458,54 @@ impl Shard {
                 return;
             }
         };
-        if let Some(node) = self.peers.greeting(id) {
-            self.on_greeted(now, (id, node), &said, output);
-            return;
-        }
-        let Some(node) = self.peers.at(id) else {
+        let Some((node, standing)) = self.peers.at(id) else {
             self.outbox.drop_connection(id);
             return;
         };
+        let is_said = match standing {
+            Standing::Greeting(lane) => {
+                self.on_greeted(now, (id, node, lane), &said, output);
+                true
+            }
+            Standing::Messages => self.on_message_frame(now, (id, node), &said, output),
+            Standing::ToTarget | Standing::FromSource => match said {
+                PeerFrame::PeerRefused(refused) => {
+                    self.on_refused(node, &refused, output);
+                    true
+                }
+                said => standing == Standing::FromSource && self.on_bulk(now, (id, node), &said),
+            },
+        };
+        if !is_said {
+            let detail = "a frame that is not for now, or not for this connection";
+            self.outbox.refuse_peer(id, PeerCode::Malformed, detail);
+        }
+    }
+
+    /// What came over the connection for messages. False: it does not belong there.
+    fn on_message_frame(
+        &mut self,
+        now: Time,
+        (id, node): (ConnectionId, u32),
+        said: &PeerFrame<'_>,
+        output: &mut Output,
+    ) -> bool {
         self.peers.heard(node, now);
         match said {
             PeerFrame::PeerWelcome(_) => {}
-            PeerFrame::Replicate(view) => self.on_replicate(now, (id, node), &view, output),
-            PeerFrame::PeerRefused(refused) => self.on_refused(node, &refused, output),
-            PeerFrame::Received(received) => self.on_received_by(now, (id, node), &received),
-            said if self.on_transfer(now, node, &said) => {}
-            _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a frame that is not for now"),
+            PeerFrame::Replicate(view) => self.on_replicate(now, (id, node), view, output),
+            PeerFrame::PeerRefused(refused) => self.on_refused(node, refused, output),
+            PeerFrame::Received(received) => self.on_received_by(now, (id, node), received),
+            said => return self.on_target_answer(now, (id, node), said),
         }
+        true
     }
 
     /// The answer to our hello.
     fn on_greeted(
         &mut self,
         now: Time,
-        (id, node): (ConnectionId, u32),
+        (id, node, lane): (ConnectionId, u32, Lane),
         said: &PeerFrame<'_>,
         output: &mut Output,
     ) {
@@ -468,7 +521,7 @@ impl Shard {
                 } else if let Some((code, detail)) = self.stranger_refusal(node, welcome.incarnation) {
                     self.outbox.refuse_peer(id, code, &detail);
                 } else {
-                    self.peers.came_up(replica_id(node, welcome.incarnation), id, now);
+                    self.on_welcomed(now, replica_id(node, welcome.incarnation), (id, lane));
                 }
             }
             PeerFrame::PeerRefused(refused) => {
@@ -476,6 +529,18 @@ impl Shard {
                 self.outbox.drop_connection(id);
             }
             _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a welcome was expected"),
+        }
+    }
+
+    fn on_welcomed(&mut self, now: Time, replica: u64, (id, lane): (ConnectionId, Lane)) {
+        match lane {
+            Lane::Messages => _ = self.peers.came_up(replica, id, now),
+            Lane::Bulk => {
+                if !self.peers.bulk_came_up(replica, id) {
+                    let detail = "another incarnation than at the connection for messages";
+                    self.outbox.refuse_peer(id, PeerCode::Incarnation, detail);
+                }
+            }
         }
     }
 
@@ -562,3 +627,6 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,20 @@
 //! The other nodes, as one shard sees them: which are connected, which are to be dialled, and what they are sent.
 //!
-//! Lives inside the shard. There is one connection for each pair of nodes and each shard index; the node with the higher
-//! number dials. Whoever is not connected is sent nothing: the engine of consensus lives with lost messages, and is told.
+//! Lives inside the shard. There is one connection for messages for each pair of nodes and each shard index; the node with
+//! the higher number dials. Whoever is not connected is sent nothing: the engine of consensus lives with lost messages, and
+//! is told. What carries no payload (votes, heartbeats, acknowledgements) goes before entries that wait.
 //!
-//! Two lanes leave a connection: what carries no payload (votes, heartbeats, acknowledgements) goes before entries that
-//! wait, and those before the bytes of a checkpoint, of which only a little waits at any time.
+//! Checkpoints go over connections of their own (`bulk`), so that neither ever waits behind them.
+
+mod bulk;
 
 use crate::connection::{ConnectionId, Connections};
 use crate::member::{Book, Member, node_of};
 use crate::outbox::Outbox;
 use crate::shard::Address;
 use crate::time::Time;
-use ringmain_net::peer::PeerWelcome;
+use bulk::Bulk;
+use ringmain_net::peer::{Lane, PeerWelcome};
 use std::collections::BTreeMap;
 
 /// Entries for one peer that the kernel has not taken: what comes on top is dropped, and sent again once it asks.
@@ -31,6 +34,7 @@ const SILENCE_MAX_NS: u64 = 1_000_000_000;
 pub struct Dial {
     pub node: u32,
     pub address: Address,
+    pub lane: Lane,
 }
 
 pub(crate) struct Peers {
@@ -54,6 +58,8 @@ struct PeerLink {
     up_since: Time,
     /// Since when there is none.
     down_since: Time,
+    /// What stands beside it.
+    bulk: Bulk,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -81,6 +87,18 @@ pub(crate) struct Up {
     pub(crate) replica: u64,
 }
 
+/// What a connection of a peer is for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// We dialled, and wait for the welcome.
+    Greeting(Lane),
+    Messages,
+    /// Checkpoints of ours go to the peer.
+    ToTarget,
+    /// Checkpoints of the peer's come here.
+    FromSource,
+}
+
 impl Peers {
     pub(crate) fn new(node: u32, shard: u32) -> Self {
         Self { node, shard, links: BTreeMap::new() }
@@ -104,6 +122,7 @@ impl Peers {
             said: Time(0),
             up_since: Time(0),
             down_since: Time(0),
+            bulk: Bulk::new(),
         });
         link.member = member.clone();
     }
@@ -124,6 +143,7 @@ impl Peers {
             if let LinkState::Greeting { connection } | LinkState::Up { connection } = link.state {
                 outbox.drop_connection(connection);
             }
+            link.bulk.end(outbox);
         }
         books.iter().flat_map(|book| &book.members).for_each(|member| self.know(member));
     }
@@ -146,16 +166,59 @@ impl Peers {
         self.links.values().map(|link| &link.member)
     }
 
-    /// The peer at the other end of this connection, once it has said who it is.
-    pub(crate) fn at(&self, connection: ConnectionId) -> Option<u32> {
-        let is_it = |link: &&PeerLink| link.state == LinkState::Up { connection };
-        self.links.values().find(is_it).map(|link| link.member.node)
+    /// The peer at the other end of this connection, and what it is for.
+    pub(crate) fn at(&self, connection: ConnectionId) -> Option<(u32, Standing)> {
+        self.links.values().find_map(|link| Some((link.member.node, link.standing(connection)?)))
     }
 
-    /// Whose welcome this connection waits for.
-    pub(crate) fn greeting(&self, connection: ConnectionId) -> Option<u32> {
-        let is_it = |link: &&PeerLink| link.state == LinkState::Greeting { connection };
-        self.links.values().find(is_it).map(|link| link.member.node)
+    /// Somebody has something to send to this replica for which there is a connection of its own.
+    pub(crate) fn want_bulk(&mut self, replica: u64, now: Time) {
+        if let Some(link) = self.links.get_mut(&node_of(replica)) {
+            link.bulk.want(now);
+        }
+    }
+
+    /// Where checkpoints for this replica go.
+    pub(crate) fn bulk_to(&self, replica: u64) -> Option<Up> {
+        let up = self.up(node_of(replica)).filter(|up| up.replica == replica)?;
+        let connection = self.links.get(&node_of(replica))?.bulk.with_target(up.connection)?;
+        Some(Up { connection, ..up })
+    }
+
+    /// Where checkpoints of this replica come from.
+    pub(crate) fn bulk_from(&self, replica: u64) -> Option<ConnectionId> {
+        let up = self.up(node_of(replica)).filter(|up| up.replica == replica)?;
+        self.links.get(&node_of(replica))?.bulk.with_source(up.connection)
+    }
+
+    /// Nothing seems to arrive over the connection for checkpoints to this replica: another one may do better.
+    pub(crate) fn give_up_bulk(&mut self, replica: u64, now: Time, outbox: &mut Outbox) {
+        if let Some(link) = self.links.get_mut(&node_of(replica)) {
+            link.bulk.give_up(now, outbox);
+        }
+    }
+
+    /// The replica has dialled to send a checkpoint. False: this is not who is at the other end of the connection for
+    /// messages, or there is none.
+    pub(crate) fn bulk_accepted(
+        &mut self,
+        replica: u64,
+        connection: ConnectionId,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let up = self.up(node_of(replica)).filter(|up| up.replica == replica);
+        let (Some(up), Some(link)) = (up, self.links.get_mut(&node_of(replica))) else { return false };
+        if let Some(before) = link.bulk.accept(connection, up.connection) {
+            outbox.drop_connection(before);
+        }
+        true
+    }
+
+    /// The replica has welcomed the connection for checkpoints. False: as above.
+    pub(crate) fn bulk_came_up(&mut self, replica: u64, connection: ConnectionId) -> bool {
+        let is_same = self.up(node_of(replica)).is_some_and(|up| up.replica == replica);
+        let link = self.links.get_mut(&node_of(replica)).filter(|_| is_same);
+        link.map(|link| link.bulk.came_up(connection)).is_some()
     }
 
     /// Those to dial now.
@@ -168,14 +231,22 @@ impl Peers {
             }
             _ => false,
         };
-        let link = self.links.values_mut().find(|link| is_due(link))?;
-        link.state = LinkState::Dialling;
-        Some(Dial { node: link.member.node, address: link.member.shard_address(shard) })
+        if let Some(link) = self.links.values_mut().find(|link| is_due(link)) {
+            link.state = LinkState::Dialling;
+            return Some(link.dial(shard, Lane::Messages));
+        }
+        let mut ups = self.links.values_mut().filter(|link| link.messages().is_some());
+        let link = ups.find_map(|link| link.bulk.poll_dial(now).then_some(link))?;
+        Some(link.dial(shard, Lane::Bulk))
     }
 
     /// A dial has led to a connection, which is now to be greeted. False: nobody asked for it.
-    pub(crate) fn dialled(&mut self, node: u32, connection: ConnectionId, now: Time) -> bool {
+    pub(crate) fn dialled(&mut self, (node, lane): (u32, Lane), connection: ConnectionId, now: Time) -> bool {
         let Some(link) = self.links.get_mut(&node) else { return false };
+        if lane == Lane::Bulk {
+            let messages = link.messages();
+            return link.bulk.dialled(connection, messages, now);
+        }
         if link.state != LinkState::Dialling {
             return false;
         }
@@ -184,11 +255,12 @@ impl Peers {
         true
     }
 
-    pub(crate) fn dial_failed(&mut self, node: u32, now: Time) {
-        if let Some(link) = self.links.get_mut(&node)
-            && link.state == LinkState::Dialling
-        {
-            link.fall(now);
+    pub(crate) fn dial_failed(&mut self, (node, lane): (u32, Lane), now: Time) {
+        let Some(link) = self.links.get_mut(&node) else { return };
+        match lane {
+            Lane::Messages if link.state == LinkState::Dialling => link.fall(now),
+            Lane::Messages => {}
+            Lane::Bulk => link.bulk.dial_failed(now),
         }
     }
 
@@ -226,9 +298,12 @@ impl Peers {
         }
     }
 
-    /// The connection is over. Answers whose it was, if it was up.
+    /// The connection is over. Answers whose it was, if it was up and for messages.
     pub(crate) fn closed(&mut self, connection: ConnectionId, now: Time) -> Option<u32> {
         for link in self.links.values_mut() {
+            if link.bulk.closed(connection, now) {
+                return None;
+            }
             match link.state {
                 LinkState::Up { connection: its } if its == connection => {
                     link.fall(now);
@@ -247,19 +322,9 @@ impl Peers {
     /// Keeps quiet connections alive, and gives up those that are silent.
     pub(crate) fn tend(&mut self, now: Time, welcome: &PeerWelcome, outbox: &mut Outbox) {
         for link in self.links.values_mut() {
-            let (LinkState::Greeting { connection } | LinkState::Up { connection }) = link.state else {
-                continue;
-            };
-            if link.heard.after_ns(SILENCE_MAX_NS) <= now {
-                outbox.drop_connection(connection);
-                link.fall(now);
-                continue;
-            }
-            let is_up = matches!(link.state, LinkState::Up { .. });
-            if is_up && link.said.after_ns(SAY_AFTER_NS) <= now {
-                link.said = now;
-                outbox.send_urgent(connection, welcome);
-            }
+            link.tend(now, welcome, outbox);
+            let messages = link.messages();
+            link.bulk.tend(now, messages, outbox);
         }
     }
 
@@ -279,13 +344,50 @@ impl Peers {
             if let LinkState::Up { connection } = link.state {
                 assert!(connections.get(connection).is_some());
             }
+            link.bulk.check(connections);
         }
     }
 }
 
 impl PeerLink {
+    /// The connection for messages, when it is up.
+    fn messages(&self) -> Option<ConnectionId> {
+        match self.state {
+            LinkState::Up { connection } => Some(connection),
+            LinkState::Down { .. } | LinkState::Dialling | LinkState::Greeting { .. } => None,
+        }
+    }
+
+    fn standing(&self, connection: ConnectionId) -> Option<Standing> {
+        match self.state {
+            LinkState::Up { connection: its } if its == connection => Some(Standing::Messages),
+            LinkState::Greeting { connection: its } if its == connection => {
+                Some(Standing::Greeting(Lane::Messages))
+            }
+            _ => self.bulk.standing(connection),
+        }
+    }
+
+    fn dial(&self, shard: u32, lane: Lane) -> Dial {
+        Dial { node: self.member.node, address: self.member.shard_address(shard), lane }
+    }
+
+    fn tend(&mut self, now: Time, welcome: &PeerWelcome, outbox: &mut Outbox) {
+        let (LinkState::Greeting { connection } | LinkState::Up { connection }) = self.state else { return };
+        if self.heard.after_ns(SILENCE_MAX_NS) <= now {
+            outbox.drop_connection(connection);
+            self.fall(now);
+            return;
+        }
+        let is_up = matches!(self.state, LinkState::Up { .. });
+        if is_up && self.said.after_ns(SAY_AFTER_NS) <= now {
+            self.said = now;
+            outbox.send_urgent(connection, welcome);
+        }
+    }
+
     fn fall(&mut self, now: Time) {
-        let pause = (DIAL_AFTER_NS << self.attempts.min(5)).min(DIAL_AFTER_MOST_NS);
+        let pause = pause_ns(self.attempts);
         self.attempts = self.attempts.saturating_add(1);
         if matches!(self.state, LinkState::Up { .. }) {
             self.down_since = now;
@@ -294,7 +396,15 @@ impl PeerLink {
     }
 }
 
+/// Between a try to dial that led to nothing, after so many others, and the next.
+fn pause_ns(attempts: u32) -> u64 {
+    (DIAL_AFTER_NS << attempts.min(5)).min(DIAL_AFTER_MOST_NS)
+}
+
 /// Where clients find the shard of this index on the node of a replica.
 pub(crate) fn address_of(replica: u64, shard: u32, book: &Book) -> Option<Address> {
     book.find(replica).map(|member| member.shard_address(shard))
 }
+
+#[cfg(test)]
+mod tests;

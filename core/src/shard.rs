@@ -28,7 +28,7 @@ use crate::request::Flow;
 use crate::time::Time;
 use bytes::Bytes;
 use ringmain_net::frame;
-use ringmain_net::peer::PEER_FRAME_BYTES_MAX;
+use ringmain_net::peer::{Lane, PEER_FRAME_BYTES_MAX};
 use ringmain_net::protocol::Code;
 use ringmain_wal::{
     GroupId, Identity, Index, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, Term, WriteAt,
@@ -108,6 +108,7 @@ pub enum Input<'a> {
     /// A dial of [`Output::dials`] has come to its end; `None`: the peer cannot be reached.
     Dialled {
         node: u32,
+        lane: Lane,
         connection: Option<ConnectionId>,
     },
     /// All bytes received and not yet consumed; [`Output::consumed`] says how many are done with.
@@ -289,7 +290,7 @@ impl Shard {
     pub fn step(&mut self, now: Time, input: Input<'_>, output: &mut Output) {
         match input {
             Input::Opened { connection } => self.on_opened(now, connection),
-            Input::Dialled { node, connection } => self.on_dialled(now, node, connection),
+            Input::Dialled { node, lane, connection } => self.on_dialled(now, (node, lane), connection),
             Input::Received { connection, bytes } => self.on_received(now, connection, bytes, output),
             Input::Sent { connection, bytes } => self.on_sent(connection, bytes, output),
             Input::Closed { connection } => self.on_closed(now, connection),

@@ -21,7 +21,9 @@
 //! that finds the commit record has read the parts before it: as long as something is staged, recovery begins there at
 //! the latest (`first_record`).
 //!
-//! The bytes go through the lane of bulk, behind entries, and only while little waits there.
+//! What the source says goes over a connection of its own (`peers::bulk`), and only while little waits there; what the
+//! target says, and the engine's message, over the one for messages. A transfer ends with the connection it began on: what
+//! was on its way may be lost, and the next one begins anew.
 
 mod shard;
 mod source;
@@ -33,7 +35,7 @@ pub(crate) use target::{INSTALL_COMMIT, Target};
 /// Frames of parts and of payloads that may be unacknowledged.
 const PARTS_IN_FLIGHT_MAX: u32 = 4;
 const PAYLOADS_IN_FLIGHT_MAX: u32 = 8;
-/// More than this unsent to the peer: its entries go first.
+/// With so much unsent nothing is added: the peer or the way to it takes no more now.
 const UNSENT_MAX: usize = 1 << 20;
 /// Of messages in one frame, and in one record of the target, but for a single larger message.
 const PAYLOADS_BYTES_MAX: usize = 256 << 10;

@@ -6,6 +6,11 @@
 //! cluster, group, sender and receiver, so that none that comes late, or to the wrong one, is taken for another.
 //! A replica's id is the incarnation of its node << 32 | the number of its node.
 //!
+//! Two peers have one connection for messages, and whoever sends a checkpoint opens another one for that: the lane in
+//! `PeerHello` says which it is. Over the bulk lane goes what the source of a transfer says, `TransferBegin` to
+//! `TransferPayloads` and its `TransferAborted`, one way; everything else, the target's answers included, goes over the
+//! lane of messages.
+//!
 //! A node that does not serve yet asks and answers with `FormHello` and `FormReply`.
 //!
 //! A checkpoint travels as one transfer at a time per group and peer: `TransferBegin`, then its parts and the
@@ -19,7 +24,7 @@
 //!
 //! | kind | peer to peer | root |
 //! |---|---|---|
-//! | 64 | `PeerHello` | 0 protocol u16 · 2 cluster u64 · 10 node u32 · 14 incarnation u32 · 18 shard u32 · 22 shards u32 · 26 groups u32 · 30 to node u32 · 34 replaces u32 · 38 host str · 46 port u16 · = 48 |
+//! | 64 | `PeerHello` | 0 protocol u16 · 2 cluster u64 · 10 node u32 · 14 incarnation u32 · 18 shard u32 · 22 shards u32 · 26 groups u32 · 30 to node u32 · 34 replaces u32 · 38 lane u8 (0 messages, 1 bulk) · 39 host str · 47 port u16 · = 49 |
 //! | 65 | `PeerWelcome` | 0 cluster u64 · 8 node u32 · 12 incarnation u32 · 16 shard u32 · = 20 |
 //! | 66 | `PeerRefused` | 0 code u16 · 2 detail str · = 10 |
 //! | 67 | `Replicate` | 0 cluster u64 · 8 group u32 · 12 from u64 · 20 to u64 · 28 kind u8 · 29 reject u8 (0 or 1) · 30 term u64 · 38 log term u64 · 46 index u64 · 54 commit u64 · 62 commit term u64 · 70 reject hint u64 · 78 request snapshot u64 · 86 priority i64 · 94 context bytes u8 · 95 context (16) · 111 snapshot index u64 · 119 snapshot term u64 · 127 snapshot transfer u64 · 135 membership bytes u32 · 139 entries vec of head (21) · = 147 |
@@ -62,7 +67,7 @@ use crate::frame::{Frame, FrameError, HEADER_BYTES};
 use crate::protocol::{Kind, Words, check_body};
 
 pub use formation::{FormHello, FormReply, FormState, Formation, Founder};
-pub use greeting::{PeerCode, PeerHello, PeerRefused, PeerWelcome};
+pub use greeting::{Lane, PeerCode, PeerHello, PeerRefused, PeerWelcome};
 pub use replicate::{
     Entries, EntryHead, EntryKind, MessageKind, Received, ReplicateHead, ReplicateView, SnapshotHead,
     encode_replicate, is_urgent,
@@ -72,7 +77,7 @@ pub use transfer::{
 };
 
 /// The protocol that `PeerHello` and `FormHello` name.
-pub const PEER_PROTOCOL: u16 = 1;
+pub const PEER_PROTOCOL: u16 = 2;
 
 /// Entries in one `Replicate`. The engine sends 1 MiB of entries at a time, and counts at least 30 bytes for the
 /// smallest batch of commands: 34,953 entries.

@@ -193,6 +193,7 @@ fn peer_samples() -> Vec<Vec<u8>> {
         groups: 7,
         to_node: 8,
         replaces: 9,
+        lane: 1,
         host: long,
         port: 10,
     };

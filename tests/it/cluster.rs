@@ -8,7 +8,7 @@ use std::time::Duration;
 use ringmain_client::blocking::Client;
 use ringmain_client::{Change, Message, QueueSettings};
 use ringmain_net::frame::{self, FRAME_BYTES_MAX};
-use ringmain_net::peer::{PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerWelcome};
+use ringmain_net::peer::{Lane, PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerWelcome};
 use ringmain_net::protocol::Words;
 use ringmain_tests::nemesis::{self, Fleet, Options};
 use ringmain_tests::process::{PATIENCE, wait_for};
@@ -82,6 +82,7 @@ fn what_no_peer_says_is_refused_and_disturbs_nobody() {
         groups: 3,
         to_node: 1,
         replaces: 0,
+        lane: Lane::Messages as u8,
         host: "127.0.0.1",
         port: 1,
     };
@@ -94,6 +95,8 @@ fn what_no_peer_says_is_refused_and_disturbs_nobody() {
         (PeerHello { node: 9, ..hello }, PeerCode::Busy),
         // Node 2 is a member with the directory that it has.
         (hello, PeerCode::Incarnation),
+        (PeerHello { lane: Lane::Bulk as u8, ..hello }, PeerCode::Incarnation),
+        (PeerHello { lane: 2, ..hello }, PeerCode::Malformed),
     ] {
         assert_eq!(refusal(port, &hello), Some(code));
     }

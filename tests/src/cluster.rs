@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 
 use ringmain_core::member::Member;
 use ringmain_core::shard::Address;
+use ringmain_net::peer::Lane;
 use ringmain_wal::{Position, PrepareSegment, WriteId};
 
 use crate::disk::Flight;
@@ -33,7 +34,7 @@ use chaos::Weather;
 use client::Client;
 use lies::Lies;
 use machine::{Machine, State};
-use network::Pipe;
+use network::{Overheard, Pipe};
 use oracle::Oracle;
 
 const CLUSTER: u64 = 0x51D0_0000_0000_0011;
@@ -165,9 +166,9 @@ enum Deed {
     /// Somebody connected.
     Accept(u64),
     /// The dial of a peer has come to its end.
-    Dialled(usize),
+    Dialled(usize, Lane),
     /// Nobody knows this peer's host.
-    Unknown(u32),
+    Unknown(u32, Lane),
 }
 
 struct Run {
@@ -185,8 +186,8 @@ struct Run {
     next_pipe: u64,
     /// Until when nothing passes from one machine to another.
     cuts: [[u64; MACHINES]; MACHINES],
-    /// Between peers, some time ago: from, to, and whole frames.
-    overheard: Vec<(usize, usize, Vec<u8>)>,
+    /// Between peers, some time ago.
+    overheard: Vec<Overheard>,
     next_message: u64,
     /// Who is to be a member of every group, and what the administrators work towards.
     goal: Vec<Member>,

@@ -9,6 +9,7 @@ use super::{Host, on_helper_thread, sleep};
 use crate::peers::Dial;
 use crate::shard::Input;
 use futures_lite::FutureExt;
+use ringmain_net::peer::Lane;
 use ringmain_net::socket::Connection;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -46,10 +47,10 @@ pub(super) async fn dial(host: Rc<Host>) {
                 return;
             }
             match resolve(&dial.address.host, dial.address.port).await {
-                Some(address) => host.device(connect(host.clone(), dial.node, address)),
+                Some(address) => host.device(connect(host.clone(), (dial.node, dial.lane), address)),
                 None => {
                     host.say(format!("node {}: nobody knows the host {}", dial.node, dial.address.host));
-                    host.step(Input::Dialled { node: dial.node, connection: None });
+                    host.step(Input::Dialled { node: dial.node, lane: dial.lane, connection: None });
                 }
             }
         }
@@ -65,7 +66,7 @@ async fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
     on_helper_thread(find).await
 }
 
-async fn connect(host: Rc<Host>, node: u32, address: SocketAddr) {
+async fn connect(host: Rc<Host>, (node, lane): (u32, Lane), address: SocketAddr) {
     let in_time = async { Connection::connect(address).await.ok() };
     let too_late = async {
         sleep(CONNECT_WITHIN).await;
@@ -73,10 +74,13 @@ async fn connect(host: Rc<Host>, node: u32, address: SocketAddr) {
     };
     let connection = in_time.or(too_late).await.filter(|_| !host.is_over.get());
     let Some(connection) = connection else {
-        host.step(Input::Dialled { node, connection: None });
+        host.step(Input::Dialled { node, lane, connection: None });
         return;
     };
+    if lane == Lane::Bulk {
+        connection.lower_priority();
+    }
     let id = host.next_connection();
     host.link(id, connection);
-    host.step(Input::Dialled { node, connection: Some(id) });
+    host.step(Input::Dialled { node, lane, connection: Some(id) });
 }

@@ -1,6 +1,7 @@
 //! How a shard's groups come to their transfers: when one begins, which frame is whose, and what ends it.
 
 use super::{Route, Source, Supply, Target};
+use crate::connection::ConnectionId;
 use crate::engine::EngineOptions;
 use crate::group::{Group, Turn};
 use crate::member::{self, node_of};
@@ -11,19 +12,48 @@ use ringmain_net::peer::{PeerCode, PeerFrame};
 use ringmain_wal::GroupId;
 
 impl Shard {
-    /// A frame of a transfer. False: it is none, or from somebody else than it says.
-    pub(crate) fn on_transfer(&mut self, now: Time, node: u32, said: &PeerFrame<'_>) -> bool {
-        let (cluster, group, from, to) = match said {
+    /// What a source says, over its connection for that. False: something else, or from somebody else than it says.
+    pub(crate) fn on_bulk(
+        &mut self,
+        now: Time,
+        (id, node): (ConnectionId, u32),
+        said: &PeerFrame<'_>,
+    ) -> bool {
+        let route = match said {
             PeerFrame::TransferBegin { begin, .. } => (begin.cluster, begin.group, begin.from, begin.to),
             PeerFrame::TransferPart { part, .. } => (part.cluster, part.group, part.from, part.to),
             PeerFrame::TransferPayloads { payloads, .. } => {
                 (payloads.cluster, payloads.group, payloads.from, payloads.to)
             }
+            PeerFrame::TransferAborted(aborted) => (aborted.cluster, aborted.group, aborted.from, aborted.to),
+            _ => return false,
+        };
+        self.on_transfer(now, (id, node), route, said)
+    }
+
+    /// What a target says, among the messages. False: as above.
+    pub(crate) fn on_target_answer(
+        &mut self,
+        now: Time,
+        (id, node): (ConnectionId, u32),
+        said: &PeerFrame<'_>,
+    ) -> bool {
+        let route = match said {
             PeerFrame::TransferAck(ack) => (ack.cluster, ack.group, ack.from, ack.to),
             PeerFrame::TransferStaged(staged) => (staged.cluster, staged.group, staged.from, staged.to),
             PeerFrame::TransferAborted(aborted) => (aborted.cluster, aborted.group, aborted.from, aborted.to),
             _ => return false,
         };
+        self.on_transfer(now, (id, node), route, said)
+    }
+
+    fn on_transfer(
+        &mut self,
+        now: Time,
+        (id, node): (ConnectionId, u32),
+        (cluster, group, from, to): (u64, u32, u64, u64),
+        said: &PeerFrame<'_>,
+    ) -> bool {
         let is_ours = cluster == self.options.identity.cluster && to == self.options.replica();
         let is_theirs = self.peers.up(node).is_some_and(|up| up.replica == from);
         let ordinal = self.options.ordinal(GroupId(group)).filter(|_| is_ours && is_theirs);
@@ -34,7 +64,7 @@ impl Shard {
             messages_max: self.options.limits.messages_max,
         };
         let (group, mut turn) = self.group_turn(now, ordinal);
-        group.on_transfer(from, said, options, &mut turn);
+        group.on_transfer((from, id), said, options, &mut turn);
         true
     }
 
@@ -77,7 +107,13 @@ impl Shard {
 }
 
 impl Group {
-    fn on_transfer(&mut self, from: u64, said: &PeerFrame<'_>, options: EngineOptions, turn: &mut Turn<'_>) {
+    fn on_transfer(
+        &mut self,
+        (from, id): (u64, ConnectionId),
+        said: &PeerFrame<'_>,
+        options: EngineOptions,
+        turn: &mut Turn<'_>,
+    ) {
         let hard_state = self.hard_state();
         let outcome = match said {
             PeerFrame::TransferBegin { begin, membership } => {
@@ -86,7 +122,7 @@ impl Group {
                 }
                 // Whoever leads needs no other replica's state.
                 if !self.is_leader() {
-                    self.target = Target::new(begin, membership, options, turn.now).map(Box::new);
+                    self.target = Target::new(begin, membership, options, (id, turn.now)).map(Box::new);
                 }
                 return;
             }
@@ -152,21 +188,34 @@ impl Group {
     }
 
     fn tend_transfers(&mut self, turn: &mut Turn<'_>) {
-        let is_over =
-            self.target.as_ref().is_some_and(|target| target.is_overdue(turn.now) || self.is_leader());
-        if is_over && let Some(target) = self.target.take() {
-            target.abandon(turn, Some((PeerCode::Busy, "nothing came for too long")));
+        let reason = match &self.target {
+            Some(target) if target.is_cut_off(turn.peers) => Some("the connection it came over was lost"),
+            Some(target) if target.is_overdue(turn.now) => Some("nothing came for too long"),
+            Some(_) if self.is_leader() => Some("this replica leads"),
+            Some(_) | None => None,
+        };
+        if let Some(reason) = reason
+            && let Some(target) = self.target.take()
+        {
+            target.abandon(turn, Some((PeerCode::Busy, reason)));
         }
         if let Some(source) = &self.source {
             let to = source.to();
             let is_reached = turn.peers.up(node_of(to)).is_some();
             let has_it = self.replica.progress().any(|peer| peer.id == to && source.index() <= peer.matched);
-            if has_it || !self.is_leader() || !is_reached || source.is_overdue(turn.now) {
-                if !has_it {
-                    source.abort(turn, "the transfer was given up");
-                }
-                self.end_source();
+            let is_overdue = source.is_overdue(turn.now);
+            let is_lost = !self.is_leader() || !is_reached || is_overdue || source.is_cut_off(turn.peers);
+            if !has_it && !is_lost {
+                turn.peers.want_bulk(to, turn.now);
+                return;
             }
+            if !has_it {
+                source.abort(turn, "the transfer was given up");
+            }
+            if is_overdue {
+                turn.peers.give_up_bulk(to, turn.now, turn.outbox);
+            }
+            self.end_source();
             return;
         }
         // A new leader may need the one that lacks entries for its majority, so it does not wait until it serves.
@@ -183,6 +232,7 @@ impl Group {
         let transfer = self.term().0 << 16 | self.transfers & 0xffff;
         let route = Route { cluster: turn.cluster, group: self.id, from: self.replica.id(), to, transfer };
         self.replica.hold_log(Some(image.index()));
+        turn.peers.want_bulk(to, turn.now);
         self.source = Some(Box::new(Source::new(route, image, (conf_state, membership), turn.now)));
     }
 }

@@ -7,7 +7,7 @@ use crate::connection::ConnectionId;
 use crate::dispatch::rot;
 use crate::failure::Failure;
 use crate::group::Turn;
-use crate::member::node_of;
+use crate::peers::Peers;
 use crate::readback::{ReadWindow, Readback, Reader};
 use crate::time::Time;
 use ringmain_net::frame;
@@ -44,6 +44,8 @@ pub(crate) struct Source {
     collected: Vec<u8>,
     collected_count: u32,
     is_reading: bool,
+    /// Over which it has begun.
+    bulk: Option<ConnectionId>,
     /// When the target last gave a sign.
     heard: Time,
 }
@@ -105,6 +107,7 @@ impl Source {
             collected: Vec::new(),
             collected_count: 0,
             is_reading: false,
+            bulk: None,
             heard: now,
         }
     }
@@ -130,6 +133,12 @@ impl Source {
         self.heard.after_ns(SILENCE_MAX_NS) <= now
     }
 
+    /// What was sent went over a connection that is no more.
+    pub(crate) fn is_cut_off(&self, peers: &Peers) -> bool {
+        let Some(bulk) = self.bulk.filter(|_| self.stage < Stage::Offered) else { return false };
+        peers.bulk_to(self.route.to).is_none_or(|up| up.connection != bulk)
+    }
+
     pub(crate) fn on_ack(&mut self, ack: &TransferAck, now: Time) {
         self.parts.acknowledge(ack.to_part);
         self.payloads.acknowledge(ack.to_payload);
@@ -148,13 +157,13 @@ impl Source {
         self.is_reading = false;
     }
 
-    /// Tells the target that nothing will come of it.
+    /// Tells the target that nothing will come of it, behind what it was told before.
     pub(crate) fn abort(&self, turn: &mut Turn<'_>, detail: &str) {
-        let Some(up) = turn.peers.up(node_of(self.route.to)) else { return };
+        let Some(up) = turn.peers.bulk_to(self.route.to) else { return };
         let Route { cluster, group, from, to, transfer } = self.route;
         let code = PeerCode::Busy as u16;
         let words = TransferAborted { cluster, group: group.0, from, to, transfer, code, detail };
-        turn.outbox.send_urgent(up.connection, &words);
+        turn.outbox.send_peer(up.connection, false, |out| _ = frame::encode(out, 0, &words, &[]));
     }
 
     /// Sends what may be sent now; answers a read to issue.
@@ -163,7 +172,10 @@ impl Source {
         turn: &mut Turn<'_>,
         supply: &mut Supply<'_>,
     ) -> Result<Option<ReadWindow>, Failure> {
-        let Some(up) = turn.peers.up(node_of(self.route.to)) else { return Ok(None) };
+        let Some(up) = turn.peers.bulk_to(self.route.to) else { return Ok(None) };
+        if self.is_cut_off(turn.peers) {
+            return Ok(None);
+        }
         loop {
             let unsent = turn.outbox.connection(up.connection).map_or(0, |connection| connection.unsent());
             if UNSENT_MAX <= unsent {
@@ -195,7 +207,7 @@ impl Source {
             TransferBegin { cluster, group: group.0, from, to: replica, transfer, index, term, parts: 0 };
         let membership = &self.membership;
         turn.outbox.send_peer(to, false, |out| _ = frame::encode(out, 0, &begin, &[membership]));
-        self.stage = Stage::Parts;
+        (self.stage, self.bulk) = (Stage::Parts, Some(to));
     }
 
     fn send_part(&mut self, turn: &mut Turn<'_>, to: ConnectionId) {

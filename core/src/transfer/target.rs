@@ -5,9 +5,11 @@ use super::source::Route;
 use crate::checkpoint::{Place, Restore};
 use crate::checkpointer::{Image, ReplayFrom, WrittenPart, append_part};
 use crate::command::{Extent, StoredMessage};
+use crate::connection::ConnectionId;
 use crate::engine::{Engine, EngineOptions};
 use crate::group::Turn;
 use crate::member::{Book, decode_membership, node_of};
+use crate::peers::Peers;
 use crate::time::Time;
 use bytes::Bytes;
 use ringmain_net::peer::{
@@ -42,6 +44,8 @@ pub(crate) struct Target {
     held: Vec<Extent>,
     /// The first Install record: recovery must not begin behind it.
     first_record: Option<ReplayFrom>,
+    /// Over which it comes.
+    bulk: ConnectionId,
     heard: Time,
 }
 
@@ -69,7 +73,7 @@ impl Target {
         begin: &TransferBegin,
         membership: &[u8],
         options: EngineOptions,
-        now: Time,
+        (bulk, now): (ConnectionId, Time),
     ) -> Option<Self> {
         let (_, book) = decode_membership(membership)?;
         let TransferBegin { cluster, from, to, transfer, index, term, .. } = *begin;
@@ -89,6 +93,7 @@ impl Target {
             writing: VecDeque::new(),
             held: Vec::new(),
             first_record: None,
+            bulk,
             heard: now,
         })
     }
@@ -99,6 +104,12 @@ impl Target {
 
     pub(crate) fn is_overdue(&self, now: Time) -> bool {
         self.heard.after_ns(SILENCE_MAX_NS) <= now
+    }
+
+    /// What is still to come would come over a connection that is no more.
+    pub(crate) fn is_cut_off(&self, peers: &Peers) -> bool {
+        let is_receiving = matches!(self.stage, Stage::Parts(_) | Stage::Payloads(..));
+        is_receiving && peers.bulk_from(self.route.from) != Some(self.bulk)
     }
 
     /// It is durable here, and this is what the engine is told of it.

@@ -26,6 +26,8 @@ pub struct PeerHello<'a> {
     pub to_node: u32,
     /// 0: not known yet.
     pub replaces: u32,
+    /// A [`Lane`].
+    pub lane: u8,
     /// Where the caller can be called; "": nothing is advertised.
     #[rkyv(with = Str)]
     pub host: &'a str,
@@ -52,16 +54,26 @@ pub struct PeerRefused<'a> {
     pub detail: &'a str,
 }
 
-const _: () = assert!(size_of::<ArchivedPeerHello<'_>>() == 48);
+const _: () = assert!(size_of::<ArchivedPeerHello<'_>>() == 49);
 const _: () = assert!(size_of::<ArchivedPeerWelcome>() == 20);
 const _: () = assert!(size_of::<ArchivedPeerRefused<'_>>() == 10);
 // A stranger's first frame is no larger than a client's.
-const _: () = assert!(HEADER_BYTES + 48 + NAME_BYTES_MAX as usize <= HELLO_BYTES_MAX as usize);
+const _: () = assert!(HEADER_BYTES + 49 + NAME_BYTES_MAX as usize <= HELLO_BYTES_MAX as usize);
 
 words! {
     PeerHello<'_> => PeerHello;
     PeerWelcome => PeerWelcome;
     PeerRefused<'_> => PeerRefused;
+}
+
+/// What a connection between peers is for.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Lane {
+    /// Everything but checkpoints. The node with the higher number dials.
+    Messages = 0,
+    /// Checkpoints, from the one who dialled.
+    Bulk = 1,
 }
 
 /// Why a peer is refused or a transfer ended. A number this crate does not know reads as [`PeerCode::Malformed`].
@@ -86,6 +98,17 @@ pub enum PeerCode {
     Layout = 8,
     /// No room now: try again later.
     Busy = 9,
+}
+
+impl PeerHello<'_> {
+    /// `None`: a lane that this crate does not know.
+    pub fn lane(&self) -> Option<Lane> {
+        match self.lane {
+            0 => Some(Lane::Messages),
+            1 => Some(Lane::Bulk),
+            _ => None,
+        }
+    }
 }
 
 impl PeerRefused<'_> {
@@ -138,6 +161,7 @@ pub(super) fn decode_hello<'a>(frame: &Frame<'a>) -> Result<PeerHello<'a>, Frame
         groups: archived.groups.to_native(),
         to_node: archived.to_node.to_native(),
         replaces: archived.replaces.to_native(),
+        lane: archived.lane,
         host: check_text(Kind::PeerHello, archived.host.as_str(), NAME_BYTES_MAX)?,
         port: archived.port.to_native(),
     })

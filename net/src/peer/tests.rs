@@ -8,7 +8,7 @@ use crate::protocol::{DETAIL_BYTES_MAX, NAME_BYTES_MAX, Ping, Pong, Reply, Reque
 const GOLDEN: &[(&str, &str)] = &[
     (
         "PeerHello",
-        "55000000a087c66c014000003d00000000000000000000006e6f6465312e6578616d706c6501008877665544332211010000000500000002000000040000000300000002000000060000008d000000cdffffffe81c",
+        "560000004431765c014000003e00000000000000000000006e6f6465312e6578616d706c650200887766554433221101000000050000000200000004000000030000000200000006000000018d000000ccffffffe81c",
     ),
     (
         "PeerWelcome",
@@ -64,11 +64,11 @@ const GOLDEN: &[(&str, &str)] = &[
     ),
     (
         "FormHello",
-        "55000000c6c84c17015000003d000000000000000000000001000100000005000000040000000c0000000000000400000000000000000000000000ffffffffffffffffe81ccdab000000000000cbffffff00000000",
+        "55000000e3e0ca4b015000003d000000000000000000000002000100000005000000040000000c0000000000000400000000000000000000000000ffffffffffffffffe81ccdab000000000000cbffffff00000000",
     ),
     (
         "FormReply",
-        "930000001752ac89015100007b00000000000000000000006e6f6465312e6578616d706c656e6f6465312e6578616d706c650100000005000000e81c8d000000e9ffffff0200000006000000e81c6e6f646532ffffff01000100000005000000040000000c00000000000004000000000188776655443322118d0000009fffffffe81ccdab000000000000a7ffffff02000000",
+        "93000000327a2ad5015100007b00000000000000000000006e6f6465312e6578616d706c656e6f6465312e6578616d706c650100000005000000e81c8d000000e9ffffff0200000006000000e81c6e6f646532ffffff02000100000005000000040000000c00000000000004000000000188776655443322118d0000009fffffffe81ccdab000000000000a7ffffff02000000",
     ),
 ];
 
@@ -141,6 +141,7 @@ fn greetings() -> Vec<Vec<u8>> {
         groups: 3,
         to_node: 2,
         replaces: 6,
+        lane: Lane::Bulk as u8,
         host: "node1.example",
         port: 7400,
     };
@@ -464,6 +465,7 @@ fn texts_are_limited() {
         groups: 1,
         to_node: 2,
         replaces: 0,
+        lane: 0,
         host: &host,
         port: 1,
     };
@@ -502,6 +504,19 @@ fn only_what_has_no_entries_is_urgent() {
     assert!(bulk.iter().all(|&kind| !is_urgent(kind)));
     let urgent = [MessageKind::AppendResponse, MessageKind::Heartbeat, MessageKind::RequestVote];
     assert!(urgent.iter().all(|&kind| is_urgent(kind)));
+}
+
+#[test]
+fn lanes_keep_their_numbers() {
+    let bytes = &greetings()[0];
+    let PeerFrame::PeerHello(hello) = PeerFrame::decode(&whole(bytes)).unwrap() else {
+        panic!("not a hello")
+    };
+    let lane = |lane: u8| PeerHello { lane, ..hello }.lane();
+    for known in [Lane::Messages, Lane::Bulk] {
+        assert_eq!(lane(known as u8), Some(known));
+    }
+    assert!((2..=u8::MAX).all(|unknown| lane(unknown).is_none()));
 }
 
 #[test]

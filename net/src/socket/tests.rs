@@ -132,7 +132,7 @@ fn closing_wakes_the_other_half() {
 fn a_peer_that_is_gone_is_an_error_not_a_panic() {
     let listener = loopback();
     let client = dial(&listener);
-    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
     run(|| async move {
         let (mut reader, mut writer) = listener.serve().unwrap().accept().await.unwrap().split();

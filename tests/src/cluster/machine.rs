@@ -220,9 +220,9 @@ impl Run {
             }
             Deed::Read(position, bytes) => self.read(node, position, bytes),
             Deed::Accept(pipe) => self.accept(node, pipe),
-            Deed::Dialled(to) => self.dialled(node, to),
-            Deed::Unknown(peer) => {
-                self.input(node, Input::Dialled { node: peer, connection: None }).map(|_| ())
+            Deed::Dialled(to, lane) => self.dialled(node, to, lane),
+            Deed::Unknown(peer, lane) => {
+                self.input(node, Input::Dialled { node: peer, lane, connection: None }).map(|_| ())
             }
         }
     }

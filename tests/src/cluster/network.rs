@@ -6,6 +6,7 @@ use ringmain_core::connection::ConnectionId;
 use ringmain_core::peers::Dial;
 use ringmain_core::shard::{GroupState, Input, Shard};
 use ringmain_net::frame::{self, FRAME_BYTES_MAX};
+use ringmain_net::peer::Lane;
 use ringmain_net::protocol::Reply;
 
 use super::client::{Client, Context};
@@ -63,15 +64,26 @@ pub(super) struct Pipe {
     flows: [Flow; 2],
     /// Both ends are peers.
     is_peers: bool,
+    lane: Lane,
+}
+
+/// Whole frames that a machine said to another one.
+#[derive(Clone, Debug)]
+pub(super) struct Overheard {
+    from: usize,
+    to: usize,
+    lane: Lane,
+    bytes: Vec<u8>,
 }
 
 impl Run {
-    fn pipe(&mut self, ends: [End; 2], is_open: [bool; 2]) -> u64 {
+    fn pipe(&mut self, ends: [End; 2], lane: Lane) -> u64 {
         let number = self.next_pipe;
         self.next_pipe += 1;
         let is_peers = ends.iter().all(|end| end.node().is_some());
         let flows = [Flow::default(), Flow::default()];
-        self.pipes.insert(number, Pipe { ends, is_open, is_over: [false; 2], flows, is_peers });
+        let is_open = [true, false];
+        self.pipes.insert(number, Pipe { ends, is_open, is_over: [false; 2], flows, is_peers, lane });
         number
     }
 
@@ -89,28 +101,28 @@ impl Run {
 
     pub(super) fn dial(&mut self, node: usize, dial: &Dial) {
         let Some(to) = machine_at(&dial.address.host) else {
-            return self.plan(node, MILLISECOND, Deed::Unknown(dial.node));
+            return self.plan(node, MILLISECOND, Deed::Unknown(dial.node, dial.lane));
         };
         assert_eq!(dial.node as usize, to + 1);
         let is_cut = self.is_cut(node, to) || self.is_cut(to, node);
         let delay = if is_cut { CONNECT_WITHIN } else { self.world.rng.skewed(400) * MICROSECOND };
-        self.plan(node, delay, Deed::Dialled(to));
+        self.plan(node, delay, Deed::Dialled(to, dial.lane));
     }
 
     /// The kernel of the one that is dialled answers, even if its process is stopped.
-    pub(super) fn dialled(&mut self, node: usize, to: usize) -> Result<(), String> {
+    pub(super) fn dialled(&mut self, node: usize, to: usize, lane: Lane) -> Result<(), String> {
         let is_cut = self.is_cut(node, to) || self.is_cut(to, node);
         let peer = to as u32 + 1;
         if is_cut || self.machines[to].shard.is_none() {
-            return self.input(node, Input::Dialled { node: peer, connection: None }).map(|_| ());
+            return self.input(node, Input::Dialled { node: peer, lane, connection: None }).map(|_| ());
         }
         let end = |run: &Self, node: usize| End::Machine { node, life: run.machines[node].life };
-        let pipe = self.pipe([end(self, node), end(self, to)], [true, false]);
-        self.world.note("dialled", &[node as u64, to as u64, pipe]);
+        let pipe = self.pipe([end(self, node), end(self, to)], lane);
+        self.world.note("dialled", &[node as u64, to as u64, pipe, lane as u64]);
         let delay = self.world.rng.skewed(50) * MICROSECOND;
         self.plan(to, delay, Deed::Accept(pipe));
         let connection = Some(ConnectionId(pipe));
-        self.input(node, Input::Dialled { node: peer, connection }).map(|_| ())
+        self.input(node, Input::Dialled { node: peer, lane, connection }).map(|_| ())
     }
 
     pub(super) fn accept(&mut self, node: usize, pipe: u64) -> Result<(), String> {
@@ -132,7 +144,7 @@ impl Run {
             return Ok(());
         }
         let life = self.machines[node].life;
-        let pipe = self.pipe([End::Client(client), End::Machine { node, life }], [true, false]);
+        let pipe = self.pipe([End::Client(client), End::Machine { node, life }], Lane::Messages);
         self.world.note("connect", &[client as u64, node as u64, pipe]);
         self.clients[client].pipe = Some(pipe);
         self.plan(node, self.machines[node].paused_until.saturating_sub(now), Deed::Accept(pipe));
@@ -357,13 +369,14 @@ impl Run {
 
     fn overhear(&mut self, pipe: u64, side: usize, bytes: &[u8]) {
         if self.weather.replays && self.world.rng.one_in(8) {
-            let ends = self.pipes[&pipe].ends;
+            let Pipe { ends, lane, .. } = self.pipes[&pipe];
             let (Some(from), Some(to)) = (ends[side].node(), ends[1 - side].node()) else { return };
             let at = self.world.rng.below(OVERHEARD_MAX as u64) as usize;
+            let overheard = Overheard { from, to, lane, bytes: bytes.to_vec() };
             if self.overheard.len() < OVERHEARD_MAX {
-                self.overheard.push((from, to, bytes.to_vec()));
+                self.overheard.push(overheard);
             } else {
-                self.overheard[at] = (from, to, bytes.to_vec());
+                self.overheard[at] = overheard;
             }
         }
     }
@@ -470,9 +483,9 @@ impl Run {
     pub(super) fn replay(&mut self, pipe: u64) -> bool {
         let Some(known) = self.pipes.get(&pipe) else { return false };
         let (Some(first), Some(second)) = (known.ends[0].node(), known.ends[1].node()) else { return false };
-        let fits = |one: &&(usize, usize, Vec<u8>)| (one.0, one.1) == (first, second);
-        let Some((_, _, bytes)) = self.overheard.iter().find(fits) else { return false };
-        let bytes = bytes.clone();
+        let fits = |one: &&Overheard| (one.from, one.to, one.lane) == (first, second, known.lane);
+        let Some(overheard) = self.overheard.iter().find(fits) else { return false };
+        let bytes = overheard.bytes.clone();
         self.send(pipe, 0, &bytes);
         true
     }

@@ -2,7 +2,7 @@
 
 use ringmain_net::frame;
 use ringmain_net::peer::{
-    EntryHead, EntryKind, FormHello, FormReply, FormState, Formation, Founder, MessageKind,
+    EntryHead, EntryKind, FormHello, FormReply, FormState, Formation, Founder, Lane, MessageKind,
     PEER_FRAME_BYTES_MAX, PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerRefused, PeerWelcome, Received,
     ReplicateHead, SnapshotHead, TransferAborted, TransferAck, TransferBegin, TransferPart, TransferPayloads,
     TransferStaged, encode_replicate,
@@ -34,6 +34,7 @@ fn greetings() -> Vec<Vec<u8>> {
         groups: 12,
         to_node: 5,
         replaces: 0,
+        lane: Lane::Bulk as u8,
         host: NAME,
         port: 7400,
     };

@@ -25,6 +25,7 @@ impl Stranger {
             groups: 3,
             to_node: context.rng.between(1, 5) as u32,
             replaces: 0,
+            lane: context.rng.below(3) as u8,
             host: "stranger",
             port: PORT,
         };

@@ -1,0 +1,228 @@
+//! A shard of node 1, spoken to by node 2 in frames.
+
+use super::*;
+use crate::boot::Replay;
+use crate::config::Limits;
+use crate::member::encode_membership;
+use crate::shard::{Input, ShardOptions};
+use ringmain_net::frame::{encode, split};
+use ringmain_net::peer::{PEER_FRAME_BYTES_MAX, TransferAborted, TransferAck, TransferBegin, TransferPart};
+use ringmain_net::protocol::Words;
+use ringmain_wal::{Identity, LogOptions, Recovery};
+use std::collections::BTreeMap;
+
+const CLUSTER: u64 = 7;
+const MESSAGES: ConnectionId = ConnectionId(1);
+const BULK: ConnectionId = ConnectionId(2);
+const ME: u64 = 1 << 32 | 1;
+const PEER: u64 = 1 << 32 | 2;
+
+struct World {
+    shard: Shard,
+    output: Output,
+    now: Time,
+    said: BTreeMap<ConnectionId, Vec<u8>>,
+    closed: Vec<ConnectionId>,
+}
+
+fn hello(lane: u8) -> PeerHello<'static> {
+    PeerHello {
+        protocol: PEER_PROTOCOL,
+        cluster: CLUSTER,
+        node: 2,
+        incarnation: 1,
+        shard: 0,
+        shards: 1,
+        groups: 1,
+        to_node: 1,
+        replaces: 0,
+        lane,
+        host: "localhost",
+        port: 7412,
+    }
+}
+
+fn part() -> TransferPart {
+    let (group, transfer, number) = (0, 5, 0);
+    TransferPart { cluster: CLUSTER, group, from: PEER, to: ME, transfer, number, is_last: false }
+}
+
+fn ack() -> TransferAck {
+    let (group, transfer) = (0, 5);
+    TransferAck { cluster: CLUSTER, group, from: PEER, to: ME, transfer, to_part: 0, to_payload: 0 }
+}
+
+fn aborted() -> TransferAborted<'static> {
+    let (group, transfer, code) = (0, 5, PeerCode::Busy as u16);
+    TransferAborted { cluster: CLUSTER, group, from: PEER, to: ME, transfer, code, detail: "" }
+}
+
+impl World {
+    fn new() -> Self {
+        let identity = Identity { cluster: CLUSTER, node: 1, shard: 0, incarnation: 1 };
+        let address = Address { host: "localhost".to_owned(), port: 7411 };
+        let member = |node| Member { node, incarnation: 1, address: address.clone() };
+        let options = ShardOptions {
+            identity,
+            log: LogOptions { segment_bytes: 4 << 20, ..LogOptions::new(identity) },
+            limits: Limits::default(),
+            groups: vec![GroupId(0)],
+            addresses: vec![address.clone()],
+            founders: vec![member(1), member(2)],
+            layout: None,
+            seed: 1,
+        };
+        let mut recovery = Recovery::new(&options.log, [&[], &[]], Vec::new()).unwrap();
+        assert!(recovery.poll_read().is_none());
+        let shard = Replay::new(options).finish(recovery.finish().unwrap()).unwrap();
+        let (now, said) = (Time(1_000_000_000), BTreeMap::new());
+        Self { shard, output: Output::default(), now, said, closed: Vec::new() }
+    }
+
+    /// Node 2 has said who it is, over both.
+    fn greeted() -> Self {
+        let mut world = Self::new();
+        assert_eq!(world.call(MESSAGES, &hello(0)), None);
+        assert_eq!(world.call(BULK, &hello(1)), None);
+        world
+    }
+
+    fn step(&mut self, input: Input<'_>) {
+        for input in [input, Input::Turn] {
+            self.shard.step(self.now, input, &mut self.output);
+            assert!(self.output.failure.is_none(), "{:?}", self.output.failure);
+            for id in std::mem::take(&mut self.output.sends) {
+                let mut bytes = Vec::new();
+                self.shard.take_outgoing(id, &mut bytes);
+                self.said.entry(id).or_default().extend_from_slice(&bytes);
+            }
+            self.closed.append(&mut self.output.closes);
+            self.output.clear();
+        }
+        self.shard.check();
+    }
+
+    /// Says a first frame. Answers how it is refused.
+    fn call(&mut self, id: ConnectionId, words: &impl Words) -> Option<PeerCode> {
+        self.step(Input::Opened { connection: id });
+        self.say(id, words)
+    }
+
+    fn say(&mut self, id: ConnectionId, words: &impl Words) -> Option<PeerCode> {
+        self.say_with(id, words, &[])
+    }
+
+    fn say_with(&mut self, id: ConnectionId, words: &impl Words, body: &[u8]) -> Option<PeerCode> {
+        let mut bytes = Vec::new();
+        encode(&mut bytes, 0, words, &[body]);
+        self.step(Input::Received { connection: id, bytes: &bytes });
+        let mut refusal = None;
+        self.heard(id, |said| {
+            if let PeerFrame::PeerRefused(refused) = said {
+                assert!(!refused.detail.is_empty());
+                refusal = Some(refused.code());
+            }
+        });
+        assert_eq!(refusal.is_some(), self.closed.contains(&id), "whoever is refused is told why");
+        refusal
+    }
+
+    /// Shows what was said over this connection since.
+    fn heard(&mut self, id: ConnectionId, mut show: impl FnMut(PeerFrame<'_>)) {
+        let said = self.said.remove(&id).unwrap_or_default();
+        let mut rest = &said[..];
+        while let Some(frame) = split(rest, PEER_FRAME_BYTES_MAX).unwrap() {
+            rest = &rest[frame.bytes..];
+            show(PeerFrame::decode(&frame).unwrap());
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.shard.peers.up(2).is_some_and(|up| up.connection == MESSAGES)
+    }
+}
+
+#[test]
+fn a_source_speaks_over_its_own_connection_and_nowhere_else() {
+    let mut world = World::greeted();
+    assert_eq!(world.say(BULK, &part()), None);
+    assert_eq!(world.say(BULK, &aborted()), None);
+    assert_eq!(world.say(MESSAGES, &part()), Some(PeerCode::Malformed));
+}
+
+#[test]
+fn a_target_and_everybody_else_speak_over_the_connection_for_messages() {
+    let received = Received { cluster: CLUSTER, group: 0, from: PEER, to: ME, term: 1, index: 1 };
+    let mut world = World::greeted();
+    assert_eq!(world.say(MESSAGES, &ack()), None);
+    assert_eq!(world.say(MESSAGES, &aborted()), None);
+    assert_eq!(world.say(MESSAGES, &received), None);
+    assert_eq!(world.say(BULK, &received), Some(PeerCode::Malformed));
+    assert!(world.is_up(), "the other connection has nothing to do with it");
+
+    let mut world = World::greeted();
+    assert_eq!(world.say(BULK, &ack()), Some(PeerCode::Malformed));
+    assert!(world.is_up());
+}
+
+#[test]
+fn a_source_is_who_it_is_at_the_connection_for_messages() {
+    let mut world = World::new();
+    assert_eq!(world.call(BULK, &hello(1)), Some(PeerCode::Busy), "nobody is there");
+    assert_eq!(world.call(MESSAGES, &hello(0)), None);
+    let strangers = [
+        (PeerHello { cluster: 8, ..hello(1) }, PeerCode::WrongCluster),
+        (PeerHello { incarnation: 2, ..hello(1) }, PeerCode::Incarnation),
+        (PeerHello { node: 9, ..hello(1) }, PeerCode::Busy),
+        (PeerHello { shard: 1, ..hello(1) }, PeerCode::WrongShard),
+        (hello(2), PeerCode::Malformed),
+        (PeerHello { protocol: PEER_PROTOCOL - 1, ..hello(2) }, PeerCode::WrongVersion),
+    ];
+    for (at, (stranger, code)) in strangers.iter().enumerate() {
+        assert_eq!(world.call(ConnectionId(10 + at as u64), stranger), Some(*code));
+    }
+    let right = ConnectionId(20);
+    assert_eq!(world.call(right, &hello(1)), None);
+    let other = PEER + (1 << 32);
+    assert_eq!(world.say(right, &TransferPart { from: other, ..part() }), Some(PeerCode::Malformed));
+    assert!(world.is_up());
+}
+
+#[test]
+fn a_source_that_calls_again_is_heard_over_its_last_connection() {
+    let mut world = World::greeted();
+    let again = ConnectionId(3);
+    assert_eq!(world.call(again, &hello(1)), None);
+    assert_eq!(world.closed, [BULK]);
+    assert_eq!(world.say(again, &part()), None);
+}
+
+#[test]
+fn a_source_is_not_heard_once_the_connection_for_messages_is_lost() {
+    let mut world = World::greeted();
+    world.step(Input::Closed { connection: MESSAGES });
+    assert_eq!(world.closed, [BULK]);
+}
+
+#[test]
+fn a_transfer_ends_with_the_connection_it_came_over() {
+    let mut world = World::greeted();
+    let group = &world.shard.groups[0];
+    let membership = encode_membership(&group.replica.conf_state(), &group.book);
+    let (group, transfer, index, term, parts) = (0, 5, 9, 1, 0);
+    let begin = TransferBegin { cluster: CLUSTER, group, from: PEER, to: ME, transfer, index, term, parts };
+    assert_eq!(world.say_with(BULK, &begin, &membership), None);
+    assert!(world.shard.groups[0].target.is_some());
+    world.step(Input::Closed { connection: BULK });
+    world.now = world.now.after_ns(TICK_NS);
+    world.step(Input::Turn);
+    assert!(world.shard.groups[0].target.is_none());
+    let mut aborted = None;
+    world.heard(MESSAGES, |said| {
+        if let PeerFrame::TransferAborted(words) = said {
+            aborted = Some((words.transfer, words.code()));
+        }
+    });
+    assert_eq!(aborted, Some((5, PeerCode::Busy)), "the source is told");
+    assert!(world.is_up());
+}
