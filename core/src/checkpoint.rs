@@ -235,8 +235,8 @@ impl Checkpoint {
     }
 }
 
-/// Walks over the messages of an image in the order in which its parts name them.
-#[derive(Debug)]
+/// Walks over the messages of an image in the order in which its parts name them. A clone shares the image.
+#[derive(Clone, Debug)]
 pub(crate) struct Walk {
     queues: Image<Queue>,
     place: Place,

@@ -223,6 +223,11 @@ impl Group {
         self.book.members.iter().all(|member| member.replica() == me)
     }
 
+    /// Somebody's request was admitted and is not answered.
+    pub(crate) fn is_owing(&self) -> bool {
+        !self.batch.is_empty() || !self.proposals.is_empty()
+    }
+
     /// Nothing was admitted, proposed or written that is not applied and durable.
     pub(crate) fn is_quiet(&self) -> bool {
         self.batch.is_empty() && self.proposals.is_empty() && self.writes.is_empty()

@@ -2,7 +2,7 @@
 //!
 //! Lives inside the shard. A read fetches a window of whole pages, so that the messages behind the
 //! one asked for come along; the window enters the log's payload cache and the queue goes on.
-//! Invariant: outstanding ≤ READS_MAX, so that reads never hold more than READS_MAX windows of memory.
+//! Invariant: outstanding ≤ READS_MAX, so that reads never hold more than READS_MAX of the largest windows in memory.
 
 use ringmain_wal::{PAGE_BYTES, Position};
 use std::collections::BTreeMap;
@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 const READS_MAX: usize = 16;
 /// What one read asks for: a few hundred small messages, or less than a message of the largest size.
 pub(crate) const WINDOW_BYTES: u64 = 256 << 10;
+/// The same for a transfer, which goes on where the window ends.
+const TRANSFER_WINDOW_BYTES: u64 = 1 << 20;
 
 /// What waits for a window.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -19,6 +21,15 @@ pub(crate) enum Reader {
     /// Of the group of this ordinal.
     Relocation(usize),
     Transfer(usize),
+}
+
+impl Reader {
+    fn window_bytes(self) -> u64 {
+        match self {
+            Self::Queue(_) | Self::Relocation(_) => WINDOW_BYTES,
+            Self::Transfer(_) => TRANSFER_WINDOW_BYTES,
+        }
+    }
 }
 
 /// A stretch of the log to be read by the runtime: page-aligned, inside one segment.
@@ -60,10 +71,7 @@ impl Readback {
         let page = PAGE_BYTES;
         let first = position.0 / page * page;
         let end = position.0 + u64::from(bytes);
-        let covering = self.outstanding.range_mut(..=first).next_back();
-        if let Some((start, outstanding)) = covering
-            && end <= start + outstanding.bytes as u64
-        {
+        if let Some(outstanding) = self.covering(first, end) {
             outstanding.readers.push(reader);
             return None;
         }
@@ -72,12 +80,25 @@ impl Readback {
             return None;
         }
         let segment_end = (first / self.segment_bytes + 1) * self.segment_bytes;
-        let wanted_end = (first + WINDOW_BYTES).min(segment_end).min(durable_end.0);
+        let wanted_end = (first + reader.window_bytes()).min(segment_end).min(durable_end.0);
         let wanted_end = wanted_end.max(end.next_multiple_of(page));
         assert!(wanted_end <= segment_end, "a message never spans two segments");
         let window = ReadWindow { position: Position(first), bytes: (wanted_end - first) as usize };
         self.outstanding.insert(first, Outstanding { bytes: window.bytes, readers: vec![reader] });
         Some(window)
+    }
+
+    /// A read that brings these bytes was issued and is not back yet.
+    pub(crate) fn is_under_way(&self, (position, bytes): (Position, u32)) -> bool {
+        let before = self.outstanding.range(..=position.0).next_back();
+        before.is_some_and(|(start, outstanding)| {
+            position.0 + u64::from(bytes) <= start + outstanding.bytes as u64
+        })
+    }
+
+    fn covering(&mut self, first: u64, end: u64) -> Option<&mut Outstanding> {
+        let (start, outstanding) = self.outstanding.range_mut(..=first).next_back()?;
+        (end <= start + outstanding.bytes as u64).then_some(outstanding)
     }
 
     /// A read came back: hands over everyone who may look again.
@@ -126,6 +147,17 @@ mod tests {
         let mut readback = Readback::new(1 << 20);
         let window = readback.request(Reader::Queue(1), (Position(5_000), 300), Position(16_384)).unwrap();
         assert_eq!(window, ReadWindow { position: Position(4096), bytes: 12_288 });
+    }
+
+    #[test]
+    fn transfer_reads_more_at_once() {
+        let mut readback = Readback::new(64 << 20);
+        let window = readback.request(Reader::Transfer(0), (Position(5_000), 300), END).unwrap();
+        assert_eq!(window, ReadWindow { position: Position(4096), bytes: TRANSFER_WINDOW_BYTES as usize });
+        let end = 4096 + TRANSFER_WINDOW_BYTES;
+        assert!(readback.is_under_way((Position(end - 300), 300)));
+        assert!(!readback.is_under_way((Position(end - 299), 300)));
+        assert!(!readback.is_under_way((Position(4095), 1)));
     }
 
     #[test]

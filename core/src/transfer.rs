@@ -32,12 +32,21 @@ mod target;
 pub(crate) use source::{Route, Source, Supply};
 pub(crate) use target::{INSTALL_COMMIT, Target};
 
-/// Frames of parts and of payloads that may be unacknowledged.
+/// Frames of parts that may be unacknowledged.
 const PARTS_IN_FLIGHT_MAX: u32 = 4;
-const PAYLOADS_IN_FLIGHT_MAX: u32 = 8;
+/// Messages sent and not yet durable at the target, which it may have to keep in memory, but for a single larger one: what a
+/// disk of 2 GB/s writes in four milliseconds, longer than a round trip takes.
+const PAYLOADS_IN_FLIGHT_BYTES_MAX: u64 = 8 << 20;
 /// With so much unsent nothing is added: the peer or the way to it takes no more now.
 const UNSENT_MAX: usize = 1 << 20;
 /// Of messages in one frame, and in one record of the target, but for a single larger message.
 const PAYLOADS_BYTES_MAX: usize = 256 << 10;
+/// Frames that a turn sends: with somebody's publish under way some 100 µs of work, and then it is his turn; otherwise as
+/// much as keeps disk and network busy until the next turn.
+const FRAMES_PER_TURN_BUSY: u32 = 1;
+const FRAMES_PER_TURN: u32 = 4;
+/// So far ahead of what is sent the log is read, and so many reads are under way for it.
+const AHEAD_BYTES_MAX: u64 = 4 << 20;
+const READS_AHEAD_MAX: u32 = 4;
 /// Neither side waits longer for the other.
 const SILENCE_MAX_NS: u64 = 10_000_000_000;

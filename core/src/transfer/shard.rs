@@ -84,7 +84,9 @@ impl Shard {
 
     /// A turn's share of every transfer.
     pub(crate) fn advance_transfers(&mut self, now: Time, output: &mut Output) {
+        let is_busy = self.groups.iter().any(Group::is_owing);
         for (ordinal, group) in self.groups.iter_mut().enumerate() {
+            let hard_state = group.hard_state();
             let mut turn = Turn {
                 now,
                 log: &mut self.log,
@@ -93,13 +95,20 @@ impl Shard {
                 cluster: self.options.identity.cluster,
             };
             if let Some(target) = &mut group.target {
-                target.advance(&mut turn);
+                let outcome = target.advance(hard_state, &mut turn);
                 output.is_unfinished |= target.is_busy();
+                if let Err(reason) = outcome
+                    && let Some(target) = group.target.take()
+                {
+                    target.abandon(&mut turn, Some(reason));
+                }
             }
             let Some(source) = &mut group.source else { continue };
-            let mut supply = Supply { readback: &mut self.readback, reader: Reader::Transfer(ordinal) };
+            let reader = Reader::Transfer(ordinal);
+            let mut supply =
+                Supply { readback: &mut self.readback, reader, reads: &mut output.reads, is_busy };
             match source.advance(&mut turn, &mut supply) {
-                Ok(read) => output.reads.extend(read),
+                Ok(has_more) => output.is_unfinished |= has_more,
                 Err(failure) => _ = output.failure.get_or_insert(failure),
             }
         }

@@ -1,6 +1,9 @@
 //! The sending side: an image of the state, and a walk over its messages.
 
-use super::{PARTS_IN_FLIGHT_MAX, PAYLOADS_BYTES_MAX, PAYLOADS_IN_FLIGHT_MAX, SILENCE_MAX_NS, UNSENT_MAX};
+use super::{
+    AHEAD_BYTES_MAX, FRAMES_PER_TURN, FRAMES_PER_TURN_BUSY, PARTS_IN_FLIGHT_MAX, PAYLOADS_BYTES_MAX,
+    PAYLOADS_IN_FLIGHT_BYTES_MAX, READS_AHEAD_MAX, SILENCE_MAX_NS, UNSENT_MAX,
+};
 use crate::checkpoint::{Checkpoint, PART_BYTES_MAX, Walk};
 use crate::command::StoredMessage;
 use crate::connection::ConnectionId;
@@ -15,7 +18,8 @@ use ringmain_net::peer::{
     PeerCode, TransferAborted, TransferAck, TransferBegin, TransferPart, TransferPayloads,
 };
 use ringmain_replication::Offer;
-use ringmain_wal::{GroupId, Index, Term};
+use ringmain_wal::{GroupId, Index, Log, Term};
+use std::collections::VecDeque;
 
 /// Between whom, and which transfer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -40,14 +44,33 @@ pub(crate) struct Source {
     walk: Walk,
     parts: Sent,
     payloads: Sent,
+    /// Of the frames of messages that are not acknowledged, in their order, and their sum.
+    in_flight: VecDeque<u64>,
+    in_flight_bytes: u64,
     /// Messages collected for the next frame.
     collected: Vec<u8>,
     collected_count: u32,
-    is_reading: bool,
+    ahead: Ahead,
     /// Over which it has begun.
     bulk: Option<ConnectionId>,
     /// When the target last gave a sign.
     heard: Time,
+}
+
+/// What is read before it is needed.
+struct Ahead {
+    walk: Walk,
+    /// Between the messages that were sent and this walk; below zero: it is behind them.
+    bytes: i64,
+    /// Reads that were asked for and are not back.
+    reads: u32,
+}
+
+/// Of the log's memory, so much is read ahead at most: what is needed next must not be pushed out by what comes after it.
+const AHEAD_SHARE: u64 = 16;
+
+fn is_missing(walk: &mut Walk, log: &Log) -> bool {
+    walk.peek().is_some_and(|(_, position, bytes)| log.read(position, bytes as usize).is_none())
 }
 
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -73,8 +96,11 @@ impl Sent {
         self.sent - self.acknowledged
     }
 
-    fn acknowledge(&mut self, to: u32) {
-        self.acknowledged = self.acknowledged.max(to.min(self.sent));
+    /// Answers how many there are that were not before.
+    fn acknowledge(&mut self, to: u32) -> u32 {
+        let before = self.acknowledged;
+        self.acknowledged = before.max(to.min(self.sent));
+        self.acknowledged - before
     }
 }
 
@@ -83,6 +109,10 @@ pub(crate) struct Supply<'a> {
     pub(crate) readback: &'a mut Readback,
     /// Who waits for what is read.
     pub(crate) reader: Reader,
+    /// Reads to issue.
+    pub(crate) reads: &'a mut Vec<ReadWindow>,
+    /// Somebody waits for an answer that the shard works on.
+    pub(crate) is_busy: bool,
 }
 
 impl Source {
@@ -101,12 +131,14 @@ impl Source {
             membership,
             stage: Stage::Begin,
             walk: image.walk(),
+            ahead: Ahead { walk: image.walk(), bytes: 0, reads: 0 },
             image,
             parts: Sent::default(),
             payloads: Sent::default(),
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
             collected: Vec::new(),
             collected_count: 0,
-            is_reading: false,
             bulk: None,
             heard: now,
         }
@@ -141,7 +173,9 @@ impl Source {
 
     pub(crate) fn on_ack(&mut self, ack: &TransferAck, now: Time) {
         self.parts.acknowledge(ack.to_part);
-        self.payloads.acknowledge(ack.to_payload);
+        let acknowledged = self.payloads.acknowledge(ack.to_payload);
+        let durable = self.in_flight.drain(..acknowledged as usize);
+        self.in_flight_bytes -= durable.sum::<u64>();
         self.heard = now;
     }
 
@@ -154,7 +188,7 @@ impl Source {
     }
 
     pub(crate) fn on_read(&mut self) {
-        self.is_reading = false;
+        self.ahead.reads = self.ahead.reads.saturating_sub(1);
     }
 
     /// Tells the target that nothing will come of it, behind what it was told before.
@@ -166,38 +200,36 @@ impl Source {
         turn.outbox.send_peer(up.connection, false, |out| _ = frame::encode(out, 0, &words, &[]));
     }
 
-    /// Sends what may be sent now; answers a read to issue.
-    pub(crate) fn advance(
-        &mut self,
-        turn: &mut Turn<'_>,
-        supply: &mut Supply<'_>,
-    ) -> Result<Option<ReadWindow>, Failure> {
-        let Some(up) = turn.peers.bulk_to(self.route.to) else { return Ok(None) };
-        if self.is_cut_off(turn.peers) {
-            return Ok(None);
+    /// Sends a turn's share of what may be sent now, and says whether there is more.
+    pub(crate) fn advance(&mut self, turn: &mut Turn<'_>, supply: &mut Supply<'_>) -> Result<bool, Failure> {
+        let Some(up) = turn.peers.bulk_to(self.route.to) else { return Ok(false) };
+        let unsent = turn.outbox.connection(up.connection).map_or(0, |connection| connection.unsent());
+        if UNSENT_MAX <= unsent || self.is_cut_off(turn.peers) {
+            return Ok(false);
         }
-        loop {
-            let unsent = turn.outbox.connection(up.connection).map_or(0, |connection| connection.unsent());
-            if UNSENT_MAX <= unsent {
-                return Ok(None);
-            }
+        if self.stage == Stage::Begin {
+            self.send_begin(turn, up.connection);
+        }
+        let frames = if supply.is_busy { FRAMES_PER_TURN_BUSY } else { FRAMES_PER_TURN };
+        for _ in 0..frames {
             match self.stage {
-                Stage::Begin => self.send_begin(turn, up.connection),
                 Stage::Parts if self.parts.in_flight() < PARTS_IN_FLIGHT_MAX => {
                     self.send_part(turn, up.connection);
                 }
-                Stage::Payloads if self.payloads.in_flight() < PAYLOADS_IN_FLIGHT_MAX && !self.is_reading => {
-                    if let Some(read) = self.collect(turn, supply)? {
-                        return Ok(Some(read));
-                    }
-                    if self.is_reading {
-                        return Ok(None);
+                Stage::Payloads if self.in_flight_bytes < PAYLOADS_IN_FLIGHT_BYTES_MAX => {
+                    let is_there = self.collect(turn.log)?;
+                    self.read_ahead(turn.log, supply);
+                    if !is_there {
+                        return Ok(false);
                     }
                     self.send_payloads(turn, up.connection);
                 }
-                Stage::Parts | Stage::Payloads | Stage::Sent | Stage::Offered => return Ok(None),
+                Stage::Begin | Stage::Parts | Stage::Payloads | Stage::Sent | Stage::Offered => {
+                    return Ok(false);
+                }
             }
         }
+        Ok(self.stage < Stage::Sent)
     }
 
     fn send_begin(&mut self, turn: &mut Turn<'_>, to: ConnectionId) {
@@ -223,31 +255,49 @@ impl Source {
         }
     }
 
-    /// Collects messages for a frame until it is full or there are no more, or one of them must be read from disk: then
-    /// `is_reading`, and the read to issue unless another reader has asked for the same.
-    fn collect(
-        &mut self,
-        turn: &mut Turn<'_>,
-        supply: &mut Supply<'_>,
-    ) -> Result<Option<ReadWindow>, Failure> {
+    /// Collects messages for a frame. False: it is not full, there are more, and the next must be read from disk first.
+    fn collect(&mut self, log: &Log) -> Result<bool, Failure> {
         while let Some((queue, position, bytes)) = self.walk.peek() {
             let is_full = PAYLOADS_BYTES_MAX < self.collected.len() + bytes as usize;
             if is_full && self.collected_count > 0 {
-                return Ok(None);
+                break;
             }
-            let Some(stored) = turn.log.read(position, bytes as usize) else {
-                self.is_reading = true;
-                let end = turn.log.durable_end();
-                return Ok(supply.readback.request(supply.reader, (position, bytes), end));
-            };
+            let Some(stored) = log.read(position, bytes as usize) else { return Ok(false) };
             if StoredMessage::parse(stored, queue).is_err() {
-                return Err(rot(position, bytes, turn.log));
+                return Err(rot(position, bytes, log));
             }
             self.collected.extend_from_slice(stored);
             self.collected_count += 1;
             self.walk.advance();
+            self.ahead.bytes -= i64::from(bytes);
         }
-        Ok(None)
+        Ok(true)
+    }
+
+    /// Asks for what will be sent soon and is not in memory.
+    fn read_ahead(&mut self, log: &Log, supply: &mut Supply<'_>) {
+        let ahead = &mut self.ahead;
+        // It fell behind, or what was read has been pushed out of memory before it was sent.
+        if ahead.bytes < 0 || (ahead.bytes > 0 && ahead.reads == 0 && is_missing(&mut self.walk, log)) {
+            (ahead.walk, ahead.bytes) = (self.walk.clone(), 0);
+        }
+        let bytes_max = AHEAD_BYTES_MAX.min(log.options().cache_bytes_max / AHEAD_SHARE) as i64;
+        while ahead.bytes <= bytes_max
+            && ahead.reads < READS_AHEAD_MAX
+            && let Some((_, position, bytes)) = ahead.walk.peek()
+        {
+            let wanted = (position, bytes);
+            if log.read(position, bytes as usize).is_none() && !supply.readback.is_under_way(wanted) {
+                ahead.reads += 1;
+                match supply.readback.request(supply.reader, wanted, log.durable_end()) {
+                    Some(window) => supply.reads.push(window),
+                    // Every read is taken: it looks again when one comes back.
+                    None => return,
+                }
+            }
+            ahead.walk.advance();
+            ahead.bytes += i64::from(bytes);
+        }
     }
 
     fn send_payloads(&mut self, turn: &mut Turn<'_>, to: ConnectionId) {
@@ -265,6 +315,8 @@ impl Source {
             is_last,
         };
         let collected = &self.collected;
+        self.in_flight.push_back(collected.len() as u64);
+        self.in_flight_bytes += collected.len() as u64;
         turn.outbox.send_peer(to, false, |out| _ = frame::encode(out, 0, &payloads, &[collected]));
         self.collected.clear();
         self.collected_count = 0;

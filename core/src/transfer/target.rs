@@ -1,7 +1,7 @@
 //! The receiving side: builds the state beside the one in use, and writes it down.
 
-use super::SILENCE_MAX_NS;
 use super::source::Route;
+use super::{PAYLOADS_IN_FLIGHT_BYTES_MAX, SILENCE_MAX_NS};
 use crate::checkpoint::{Place, Restore};
 use crate::checkpointer::{Image, ReplayFrom, WrittenPart, append_part};
 use crate::command::{Extent, StoredMessage};
@@ -24,7 +24,6 @@ type Reason = (PeerCode, &'static str);
 
 const MALFORMED: Reason = (PeerCode::Malformed, "the checkpoint makes no sense");
 const OUT_OF_ORDER: Reason = (PeerCode::Malformed, "a frame of the checkpoint is missing");
-const NO_ROOM: Reason = (PeerCode::Busy, "the log has no room");
 
 pub(crate) struct Target {
     /// From the source to here.
@@ -38,6 +37,9 @@ pub(crate) struct Target {
     parts: u32,
     payloads: u32,
     payloads_durable: u32,
+    /// Came, and the log has no room for them yet; behind `payloads`. Each holds some of the bytes.
+    waiting: VecDeque<(TransferPayloads, Bytes)>,
+    waiting_bytes: u64,
     /// Payload frames that are written and not known to be durable: the record of each.
     writing: VecDeque<Sequence>,
     /// What the log holds for this transfer.
@@ -90,6 +92,8 @@ impl Target {
             parts: 0,
             payloads: 0,
             payloads_durable: 0,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
             writing: VecDeque::new(),
             held: Vec::new(),
             first_record: None,
@@ -147,7 +151,7 @@ impl Target {
         Ok(())
     }
 
-    /// Stores messages, and lets the state name their new places.
+    /// Stores messages, and lets the state name their new places; at once, or when the log has room for them.
     pub(crate) fn on_payloads(
         &mut self,
         frame: &TransferPayloads,
@@ -156,28 +160,43 @@ impl Target {
         turn: &mut Turn<'_>,
     ) -> Result<(), Reason> {
         self.heard = turn.now;
-        if frame.number != self.payloads {
+        let is_next = frame.number == self.payloads + self.waiting.len() as u32;
+        if !is_next || PAYLOADS_IN_FLIGHT_BYTES_MAX <= self.waiting_bytes {
             return Err(OUT_OF_ORDER);
         }
+        self.waiting_bytes += bytes.len() as u64;
+        self.waiting.push_back((*frame, Bytes::copy_from_slice(bytes)));
+        self.store_waiting(hard_state, turn)
+    }
+
+    fn store_waiting(&mut self, hard_state: HardState, turn: &mut Turn<'_>) -> Result<(), Reason> {
+        while let Some((frame, bytes)) = self.waiting.pop_front() {
+            if !bytes.is_empty() && !turn.log.room(bytes.len() as u64) {
+                self.waiting.push_front((frame, bytes));
+                return Ok(());
+            }
+            self.waiting_bytes -= bytes.len() as u64;
+            self.store(&frame, bytes, hard_state, turn)?;
+        }
+        Ok(())
+    }
+
+    fn store(
+        &mut self,
+        frame: &TransferPayloads,
+        bytes: Bytes,
+        hard_state: HardState,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Reason> {
         let Stage::Payloads(engine, place) = &mut self.stage else { return Err(OUT_OF_ORDER) };
-        if !bytes.is_empty() {
-            if !turn.log.room(bytes.len() as u64) {
-                return Err(NO_ROOM);
-            }
-            let mut ends = Vec::with_capacity(frame.messages as usize);
-            let mut probe = *place;
-            let mut at = 0;
-            for _ in 0..frame.messages {
-                let (queue, message_bytes) = engine.message_at(&mut probe).ok_or(MALFORMED)?;
-                let stored = bytes.get(at..at + message_bytes as usize).ok_or(MALFORMED)?;
-                StoredMessage::parse(stored, queue).map_err(|_| MALFORMED)?;
-                at += stored.len();
-                ends.push(at);
-                probe.sequence += 1;
-            }
-            if at != bytes.len() {
+        if bytes.is_empty() {
+            if frame.messages != 0 {
                 return Err(MALFORMED);
             }
+            self.payloads_durable += 1;
+        } else {
+            let ends = ends_of(frame, &bytes, engine, *place).ok_or(MALFORMED)?;
+            let extent_bytes = bytes.len() as u64;
             let appended = turn.log.append(Record {
                 group: self.route.group,
                 kind: RecordKind::Staged,
@@ -185,7 +204,7 @@ impl Target {
                 term: Term(0),
                 index: Index(0),
                 hard_state,
-                payload: Bytes::copy_from_slice(bytes),
+                payload: bytes,
             });
             let mut start = 0;
             for end in ends {
@@ -194,11 +213,9 @@ impl Target {
                 engine.store_at(place, appended.payload.advance(start as u64));
                 start = end;
             }
-            turn.log.hold(appended.payload, bytes.len() as u64);
-            self.held.push(Extent { position: appended.payload, bytes: bytes.len() as u64 });
+            turn.log.hold(appended.payload, extent_bytes);
+            self.held.push(Extent { position: appended.payload, bytes: extent_bytes });
             self.writing.push_back(appended.sequence);
-        } else {
-            self.payloads_durable += 1;
         }
         self.payloads += 1;
         if frame.is_last {
@@ -225,7 +242,8 @@ impl Target {
     }
 
     /// A turn's share of what is left to do; what has become durable is acknowledged.
-    pub(crate) fn advance(&mut self, turn: &mut Turn<'_>) {
+    pub(crate) fn advance(&mut self, hard_state: HardState, turn: &mut Turn<'_>) -> Result<(), Reason> {
+        self.store_waiting(hard_state, turn)?;
         let durable_upto = turn.log.durable_upto();
         let before = self.payloads_durable;
         while self.writing.front().is_some_and(|sequence| *sequence <= durable_upto) {
@@ -237,7 +255,7 @@ impl Target {
         }
         if let Stage::Writing(_, image, part) = &mut self.stage {
             let written = append_part(turn.log, image, self.route.transfer, *part, RecordKind::Install);
-            let Some(WrittenPart { appended, is_last, .. }) = written else { return };
+            let Some(WrittenPart { appended, is_last, .. }) = written else { return Ok(()) };
             *part += 1;
             let first = ReplayFrom { position: appended.record, sequence: appended.sequence };
             self.first_record.get_or_insert(first);
@@ -252,6 +270,7 @@ impl Target {
             self.stage = Stage::Staged(engine);
             self.tell_staged(turn);
         }
+        Ok(())
     }
 
     /// There is a part to write, if there is room.
@@ -329,6 +348,22 @@ impl Target {
         let options = EngineOptions { group: self.route.group, ordinal: 0, messages_max: 0 };
         std::mem::replace(&mut self.stage, Stage::Parts(Box::new(Restore::new(options))))
     }
+}
+
+/// Where each message of a frame ends. `None`: they are not those that the state names next.
+fn ends_of(frame: &TransferPayloads, bytes: &[u8], engine: &Engine, place: Place) -> Option<Vec<usize>> {
+    let mut probe = place;
+    let mut ends = Vec::new();
+    let mut at = 0;
+    for _ in 0..frame.messages {
+        let (queue, message_bytes) = engine.message_at(&mut probe)?;
+        let stored = bytes.get(at..at + message_bytes as usize)?;
+        StoredMessage::parse(stored, queue).ok()?;
+        at += stored.len();
+        ends.push(at);
+        probe.sequence += 1;
+    }
+    (at == bytes.len()).then_some(ends)
 }
 
 /// The tag of the Install record that puts the parts before it into force.
