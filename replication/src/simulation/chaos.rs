@@ -90,14 +90,17 @@ impl World {
 
     /// The disk is lost. Whoever comes back is somebody else, and may take the place of who was lost.
     ///
-    /// Not everybody can be spared, even of those that belong to the group no more: the engine lets a membership count
-    /// when it is applied, so a member that has not heard of its commit yet still needs a majority of the one before.
+    /// Nobody can be spared, not even of those that belong to the group no more, before the voters that are left know who
+    /// they are. The engine lets a membership count when it is applied, so that one who has not heard of its commit goes on
+    /// asking for a majority of the one before:
+    /// 1. the leader removes 3, commits that, and loses its disk before it has told anybody;
+    /// 2. the others still need a vote of 3, who is not there or has the longer log and must not stand.
     fn wipe(&mut self, slot: usize) {
         let lost = self.machines[slot].id;
-        let known = self.machines.iter().filter(|machine| self.oracle.newest_config().is_member(machine.id));
-        let known = known.map(|machine| machine.disk.commit()).min().unwrap_or(0);
+        let (config, since) = (self.oracle.newest_config(), self.oracle.newest_config_index());
         let is_there = |id: u64| id != lost && !self.oracle.is_gone(id);
-        let is_bearable = self.oracle.is_majority_since(known, is_there);
+        let mut voters = self.machines.iter().filter(|one| one.id != lost && config.voters.contains(&one.id));
+        let is_bearable = config.is_majority(is_there) && voters.all(|one| since <= one.disk.commit());
         if !self.climate.wipes || !is_bearable || !self.oracle.is_membership_settled() {
             return;
         }

@@ -64,6 +64,7 @@ impl Machine {
         assert!(self.replica.take().is_some());
         self.life += 1;
         self.disk.crash(kept, oracle);
+        oracle.on_crash(self.id);
         self.places.clear();
         self.writes.clear();
         (self.source, self.target, self.transfers) = (None, None, 0);

@@ -21,6 +21,11 @@ struct Applied {
     digest: u64,
 }
 
+struct Proposed {
+    by: u64,
+    name: u64,
+}
+
 #[derive(Default)]
 pub(super) struct Oracle {
     /// By term.
@@ -39,8 +44,8 @@ pub(super) struct Oracle {
     committed: (u64, u64),
     /// Highest index of an entry that changes the membership, whatever became of it.
     membership_upto: u64,
-    /// By term and index; their fate is not known.
-    proposed: BTreeMap<(u64, u64), u64>,
+    /// By term and index; their fate is not known. Whoever proposed it waits for it.
+    proposed: BTreeMap<(u64, u64), Proposed>,
     acknowledged: BTreeMap<u64, u64>,
     /// Disks that are gone, by the replica that they were.
     graves: BTreeMap<u64, Disk>,
@@ -78,10 +83,9 @@ impl Oracle {
         self.config(u64::MAX)
     }
 
-    /// Whoever knows of entries up to `known`, and forgets nothing, can find a majority among these.
-    pub(super) fn is_majority_since(&self, known: u64, is_there: impl Fn(u64) -> bool) -> bool {
-        let mut later = self.configs.range(known..).map(|(_, config)| config);
-        self.config(known).is_majority(&is_there) && later.all(|config| config.is_majority(&is_there))
+    /// Of the entry that made it.
+    pub(super) fn newest_config_index(&self) -> u64 {
+        *self.configs.last_key_value().expect("the first at 0").0
     }
 
     /// No other membership than the newest can come of anything that was said so far.
@@ -102,8 +106,13 @@ impl Oracle {
         if index == 0 { 0 } else { self.history[index as usize - 1].digest }
     }
 
-    pub(super) fn on_proposed(&mut self, term: u64, index: u64, data: &[u8]) {
-        self.proposed.insert((term, index), name(EntryKind::Normal, data));
+    pub(super) fn on_proposed(&mut self, by: u64, place: (u64, u64), data: &[u8]) {
+        self.proposed.insert(place, Proposed { by, name: name(EntryKind::Normal, data) });
+    }
+
+    /// Nobody waits any more: a lone voter may lead the same term again, if nothing of it was durable.
+    pub(super) fn on_crash(&mut self, id: u64) {
+        self.proposed.retain(|_, proposed| proposed.by != id);
     }
 
     pub(super) fn on_membership_written(&mut self, index: u64) {
@@ -154,8 +163,8 @@ impl Oracle {
     pub(super) fn on_committed(&mut self, (term, index): (u64, u64)) {
         self.committed = self.committed.max((term, index));
         while let Some((&place, _)) = self.proposed.range((term, 0)..=(term, index)).next() {
-            let name = self.proposed.remove(&place).expect("the proposal just seen");
-            self.acknowledged.insert(place.1, name);
+            let proposed = self.proposed.remove(&place).expect("the proposal just seen");
+            self.acknowledged.insert(place.1, proposed.name);
         }
     }
 

@@ -399,7 +399,7 @@ impl World {
                 let data = Bytes::from(data);
                 let Some(replica) = &mut self.machines[slot].replica else { continue };
                 if let Ok((Term(term), Index(index))) = replica.propose(data.clone()) {
-                    self.oracle.on_proposed(term, index, &data);
+                    self.oracle.on_proposed(self.machines[slot].id, (term, index), &data);
                     self.act(slot, |_| {});
                 }
             }
