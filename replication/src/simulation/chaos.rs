@@ -159,6 +159,7 @@ impl World {
             }
         }
         let there = voters.iter().filter(|id| !self.oracle.is_gone(**id)).count();
-        (there > voters.len() / 2).then_some((voters, learners))
+        let is_allowed = there > voters.len() / 2 && voters.len() <= self.climate.voters_max;
+        is_allowed.then_some((voters, learners))
     }
 }

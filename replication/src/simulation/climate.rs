@@ -9,6 +9,8 @@ pub(super) struct Climate {
     pub(super) founders: u64,
     /// No change of membership leaves fewer.
     pub(super) voters_min: usize,
+    /// Nor more than so many: a lone voter with learners elects itself, before that is durable.
+    pub(super) voters_max: usize,
     pub(super) changes_membership: bool,
     /// Machines lose their disks and come back as somebody else.
     pub(super) wipes: bool,
@@ -31,14 +33,17 @@ pub(super) struct Climate {
 
 impl Climate {
     pub(super) fn new(rng: &mut Rng) -> Self {
-        let changes_membership = rng.chance(750);
+        let is_lone = rng.chance(120);
+        let changes_membership = is_lone || rng.chance(750);
         let founders = if rng.chance(750) { 3 } else { 1 + rng.below(5) };
-        let voters_min = if rng.chance(700) { 3 } else { 1 + rng.below(2) as usize };
+        let founders = if is_lone { 1 } else { founders };
+        let voters_min = if rng.chance(700) && !is_lone { 3 } else { 1 + rng.below(2) as usize };
         let is_large = rng.chance(200);
         Self {
             machines: if changes_membership { 5 } else { founders },
             founders,
             voters_min,
+            voters_max: if is_lone { 1 } else { 5 },
             changes_membership,
             wipes: changes_membership && voters_min == 3 && rng.chance(600),
             preferred: rng.chance(500).then(|| 1 + rng.below(founders)),
