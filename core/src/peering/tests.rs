@@ -2,11 +2,17 @@
 
 use super::*;
 use crate::boot::Replay;
+use crate::checkpoint::PART_BYTES_MAX;
 use crate::config::Limits;
+use crate::engine::tests::world as engine;
+use crate::engine::{Admission, EngineOptions};
 use crate::member::encode_membership;
+use crate::queue::Settings;
 use crate::shard::{Input, ShardOptions};
 use ringmain_net::frame::{encode, split};
-use ringmain_net::peer::{PEER_FRAME_BYTES_MAX, TransferAborted, TransferAck, TransferBegin, TransferPart};
+use ringmain_net::peer::{
+    PEER_FRAME_BYTES_MAX, TransferAborted, TransferAck, TransferBegin, TransferPart, TransferPayloads,
+};
 use ringmain_net::protocol::Words;
 use ringmain_wal::{Identity, LogOptions, Recovery};
 use std::collections::BTreeMap;
@@ -102,6 +108,19 @@ impl World {
         self.shard.check();
     }
 
+    /// The first segment is ready.
+    fn make_room(&mut self) {
+        self.step(Input::SegmentReady { number: 1 });
+    }
+
+    /// Everything that the log wants written becomes durable.
+    fn write(&mut self) {
+        while let Some(bytes) = self.shard.next_write_bytes() {
+            let at = self.shard.poll_write(&mut vec![0; bytes]).unwrap();
+            self.step(Input::Written { id: at.id });
+        }
+    }
+
     /// Says a first frame. Answers how it is refused.
     fn call(&mut self, id: ConnectionId, words: &impl Words) -> Option<PeerCode> {
         self.step(Input::Opened { connection: id });
@@ -135,6 +154,27 @@ impl World {
             rest = &rest[frame.bytes..];
             show(PeerFrame::decode(&frame).unwrap());
         }
+    }
+
+    fn receive_begin(&mut self, (index, term): (u64, u64)) {
+        let group = &self.shard.groups[0];
+        let membership = encode_membership(&group.replica.conf_state(), &group.book);
+        let (group, transfer, parts) = (0, 5, 0);
+        let begin =
+            TransferBegin { cluster: CLUSTER, group, from: PEER, to: ME, transfer, index, term, parts };
+        assert_eq!(self.say_with(BULK, &begin, &membership), None);
+        assert!(self.shard.groups[0].target.is_some());
+    }
+
+    /// How many frames of messages the source has been told are durable.
+    fn acknowledged(&mut self) -> u32 {
+        let mut to = 0;
+        self.heard(MESSAGES, |said| {
+            if let PeerFrame::TransferAck(ack) = said {
+                to = ack.to_payload;
+            }
+        });
+        to
     }
 
     fn is_up(&self) -> bool {
@@ -207,12 +247,7 @@ fn a_source_is_not_heard_once_the_connection_for_messages_is_lost() {
 #[test]
 fn a_transfer_ends_with_the_connection_it_came_over() {
     let mut world = World::greeted();
-    let group = &world.shard.groups[0];
-    let membership = encode_membership(&group.replica.conf_state(), &group.book);
-    let (group, transfer, index, term, parts) = (0, 5, 9, 1, 0);
-    let begin = TransferBegin { cluster: CLUSTER, group, from: PEER, to: ME, transfer, index, term, parts };
-    assert_eq!(world.say_with(BULK, &begin, &membership), None);
-    assert!(world.shard.groups[0].target.is_some());
+    world.receive_begin((9, 1));
     world.step(Input::Closed { connection: BULK });
     world.now = world.now.after_ns(TICK_NS);
     world.step(Input::Turn);
@@ -225,4 +260,41 @@ fn a_transfer_ends_with_the_connection_it_came_over() {
     });
     assert_eq!(aborted, Some((5, PeerCode::Busy)), "the source is told");
     assert!(world.is_up());
+}
+
+#[test]
+fn messages_that_find_no_room_in_the_log_wait_for_it() {
+    let options = EngineOptions { group: GroupId(0), ordinal: 0, messages_max: 100 };
+    let mut source = engine::World::with(options);
+    source.lead();
+    let queue = source.create("q", Settings::default());
+    let session = source.open("p");
+    for sequence in 1..=2 {
+        assert_eq!(source.publish_as(queue, session, sequence), Admission::Fresh);
+        source.commit();
+    }
+    let (index, term) = source.engine.applied();
+    let mut image = source.engine.checkpoint();
+    let mut bytes = Vec::new();
+    assert!(image.encode_some(&mut bytes, PART_BYTES_MAX));
+
+    let mut world = World::greeted();
+    world.receive_begin((index.0, term.0));
+    assert_eq!(world.say_with(BULK, &TransferPart { is_last: true, ..part() }, &bytes), None);
+    let mut walk = image.walk();
+    let mut number = 0;
+    while let Some((_, position, bytes)) = walk.peek() {
+        let stored = source.read(position, bytes);
+        let (group, transfer, messages) = (0, 5, 1);
+        let (cluster, from, to, is_last) = (CLUSTER, PEER, ME, number == 1);
+        let frame = TransferPayloads { cluster, group, from, to, transfer, number, messages, is_last };
+        assert_eq!(world.say_with(BULK, &frame, stored), None);
+        walk.advance();
+        number += 1;
+    }
+    assert_eq!((number, world.acknowledged()), (2, 0), "no segment is ready, and both are kept");
+    world.make_room();
+    world.write();
+    assert_eq!(world.acknowledged(), 2);
+    assert!(world.shard.groups[0].target.is_some());
 }

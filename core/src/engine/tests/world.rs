@@ -104,7 +104,10 @@ impl World {
     }
 
     pub(crate) fn with_messages_max(messages_max: u64) -> Self {
-        let options = EngineOptions { group: GroupId(1), ordinal: 0, messages_max };
+        Self::with(EngineOptions { group: GroupId(1), ordinal: 0, messages_max })
+    }
+
+    pub(crate) fn with(options: EngineOptions) -> Self {
         let now = Time(1_000_000_000);
         let mut batch = Batch::new();
         batch.begin(now);
