@@ -6,15 +6,14 @@ mod nodes;
 mod quantity;
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Deserialize;
 
 pub use limits::{Limits, MESSAGE_BYTES_MAX_MOST};
-pub use nodes::NODES_MAX;
 pub(crate) use nodes::host_is_plain;
+pub use nodes::{Advertised, NODES_MAX};
 pub use quantity::{Bytes, Period};
 
 /// A node runs one thread per shard and shards share nothing; more than the cores of the largest machines serve nobody.
@@ -32,8 +31,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Shard `i` listens on `listen.port + i`.
     pub listen: Address,
-    /// The host that clients are told to dial, and other nodes dial. Empty: the host by which they came.
-    pub advertise: String,
+    /// Where clients are told to dial, and other nodes dial.
+    pub advertise: Advertised,
     /// The other nodes of the cluster; see [`Config::list_nodes`].
     pub peers: Vec<Peer>,
     /// `None`: as many as the data directory has, or one for every core when it is new.
@@ -93,7 +92,7 @@ struct Listed {
 impl Config {
     /// The configuration of a node that is told only what it must be told.
     pub fn new(node: u32, data: PathBuf, listen: Address) -> Self {
-        let advertise = advertised(&listen.host);
+        let advertise = Advertised::from_listening(&listen.host);
         let limits = Limits::default();
         Self { node, data, listen, advertise, peers: Vec::new(), shards: None, spin: false, limits }
     }
@@ -109,27 +108,23 @@ impl Config {
         let document: Document =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let listen: Address = document.listen.parse().map_err(|why| format!("listen: {why}"))?;
+        let advertise: Option<Advertised> = document
+            .advertise
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|why| format!("advertise: {why}"))?;
         let mut config = Self {
-            node: document.node,
-            data: document.data,
-            advertise: document.advertise.clone().unwrap_or_else(|| advertised(&listen.host)),
-            listen,
-            peers: Vec::new(),
             shards: document.shards,
             spin: document.spin,
             limits: document.limits,
+            ..Self::new(document.node, document.data, listen)
         };
         let node = |Listed { id, address }: Listed| {
             let address = address.parse().map_err(|why| format!("nodes: node {id}: {why}"))?;
             Ok(Peer { node: id, address })
         };
-        config.list_nodes(document.nodes.into_iter().map(node).collect::<Result<_, String>>()?)?;
-        if let Some(advertise) = document.advertise.filter(|advertise| *advertise != config.advertise) {
-            return Err(format!(
-                "advertise is {advertise}, and the list of nodes says that this one is at {}",
-                config.own_address()
-            ));
-        }
+        let nodes = document.nodes.into_iter().map(node).collect::<Result<_, String>>()?;
+        config.advertise_among(advertise, nodes)?;
         config.refusal().map_or(Ok(config), Err)
     }
 
@@ -156,8 +151,8 @@ impl Config {
                 return Some(refusal);
             }
         }
-        if !host_is_plain(&self.advertise) {
-            return Some(format!("advertise is {:?}, which is no host", self.advertise));
+        if let Some(refusal) = self.advertise_refusal() {
+            return Some(refusal);
         }
         if let Some(refusal) = self.nodes_refusal() {
             return Some(refusal);
@@ -175,14 +170,10 @@ impl Config {
             })
         };
         let of_peer = |peer: &Peer| refusal(&format!("nodes: node {}", peer.node), peer.address.port);
-        refusal("listen", self.listen.port).or_else(|| self.peers.iter().find_map(of_peer))
+        refusal("listen", self.listen.port)
+            .or_else(|| refusal("advertise", self.advertise.port.unwrap_or(0)))
+            .or_else(|| self.peers.iter().find_map(of_peer))
     }
-}
-
-/// A node that listens on every address cannot know by which one a client reaches it.
-fn advertised(host: &str) -> String {
-    let unspecified = host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
-    if unspecified { String::new() } else { host.to_owned() }
 }
 
 impl FromStr for Address {
@@ -263,7 +254,7 @@ mod tests {
         let config = Config::parse(LEAST).unwrap();
         let listen = Address { host: "0.0.0.0".to_owned(), port: 7411 };
         assert_eq!(config, Config::new(1, "/var/lib/ringmain".into(), listen));
-        assert_eq!(config.advertise, "");
+        assert_eq!(config.advertise, Advertised::default());
     }
 
     #[test]
@@ -289,7 +280,7 @@ mod tests {
         "#;
         let config = Config::parse(text).unwrap();
         assert_eq!(config.listen.to_string(), "[::1]:9000");
-        assert_eq!(config.advertise, "mq3.example");
+        assert_eq!(config.advertise.to_string(), "mq3.example");
         let nodes: Vec<String> = config.nodes().iter().map(ToString::to_string).collect();
         assert_eq!(nodes, ["1=mq1.example:9000", "2=10.0.0.2:9000", "3=mq3.example:9000"]);
         assert_eq!((config.shards, config.spin), (Some(4), true));
@@ -310,6 +301,8 @@ mod tests {
         refused("shards = 0", "shards is 0");
         refused("shards = 2000", "between 1 and 1024");
         refused("advertise = \"my host\"", "advertise is \"my host\", which is no host");
+        refused("advertise = \"h:70000\"", "advertise: `h:70000` is no host, and no HOST:PORT");
+        refused("advertise = \"h:65535\"\nshards = 2", "advertise: 2 shards need the ports 65535 to 65536");
         refused("peers = [\"2=h:1\"]", "unknown field `peers`");
         refused("[[nodes]]\nid = 2\naddress = \"h\"", "nodes: node 2: `h` is no address");
         refused("advertise = \"h\"\n[[nodes]]\nid = 0\naddress = \"h:1\"", "an id is 0");

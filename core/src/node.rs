@@ -28,7 +28,10 @@ pub struct Node {
     shards: Vec<ShardThread>,
     /// What the shards tell.
     news: flume::Receiver<News>,
+    /// Where the shards are reached, by shard.
     addresses: Vec<Address>,
+    /// On which they listen, by shard.
+    ports: Vec<u16>,
     /// Its lock is held as long as the node lives.
     directory: DataDirectory,
 }
@@ -75,7 +78,8 @@ impl Node {
         let cores = cpus.len().max(1) as u32;
         let (news, heard) = flume::bounded(2 * listeners.len());
         let addresses = addresses(config, &listeners);
-        let mut node = Self { shards: Vec::new(), news: heard, addresses, directory };
+        let ports = listeners.iter().map(|listener| listener.local_addr().port()).collect();
+        let mut node = Self { shards: Vec::new(), news: heard, addresses, ports, directory };
         let mut started = Vec::new();
         let mut outcome = Ok(());
         for (shard, listener) in listeners.into_iter().enumerate() {
@@ -120,9 +124,9 @@ impl Node {
         Ok((listeners, connections_max))
     }
 
-    /// Where the shards listen, by shard index.
-    pub fn addresses(&self) -> &[Address] {
-        &self.addresses
+    /// The ports that the shards listen on, by shard index.
+    pub fn ports(&self) -> &[u16] {
+        &self.ports
     }
 
     /// Stops accepting, finishes what was admitted, and ends.
@@ -300,10 +304,13 @@ fn when_free<T>(bind: impl Fn() -> Result<T, BindError>) -> Result<T, Failure> {
     }
 }
 
+/// Where the shards are reached, by shard.
 fn addresses(config: &Config, listeners: &[Listener]) -> Vec<Address> {
-    let address =
-        |listener: &Listener| Address { host: config.advertise.clone(), port: listener.local_addr().port() };
-    listeners.iter().map(address).collect()
+    let address = |(shard, listener): (u16, &Listener)| Address {
+        host: config.advertise.host.clone(),
+        port: config.advertise.port.map_or_else(|| listener.local_addr().port(), |first| first + shard),
+    };
+    (0..).zip(listeners).map(address).collect()
 }
 
 #[cfg(test)]

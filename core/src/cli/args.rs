@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ringmain_core::config::{Address, Bytes, NODES_MAX, Peer, Period};
+use ringmain_core::config::{Address, Advertised, Bytes, NODES_MAX, Peer, Period};
 
 /// The longest demo. Its ledger remembers every message to find duplicates: 3,600 s × 3,000/s × 24 B = 260 MB.
 const DEMO_SECONDS_MAX: u64 = 3_600;
@@ -91,7 +91,7 @@ pub(crate) struct Demo {
 #[derive(Args)]
 pub(crate) struct Server {
     /// Read everything from this TOML file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["node", "data", "listen", "peers", "shards", "spin"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["node", "data", "listen", "advertise", "peers", "shards", "spin"])]
     pub(crate) config: Option<PathBuf>,
     /// This node's number in the cluster, from 1
     #[arg(long, value_name = "ID", required_unless_present = "config")]
@@ -102,6 +102,9 @@ pub(crate) struct Server {
     /// The address of the first shard; the others take the ports after it
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "config")]
     pub(crate) listen: Option<Address>,
+    /// Where clients and the other nodes reach the first shard, if that is not where it listens: in a container, say
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) advertise: Option<Advertised>,
     /// The nodes of the cluster, the same on each of them; this one may be left out if the others dial where it listens
     #[arg(long, value_name = "ID=HOST:PORT", value_delimiter = ',')]
     pub(crate) peers: Vec<Peer>,

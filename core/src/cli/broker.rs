@@ -33,8 +33,8 @@ impl Broker {
     fn around(node: Node, config: &Config) -> Result<Self, Failure> {
         let identity = Identity::read(&config.data).map_err(Failure::told)?;
         let host = &config.listen.host;
-        let address = |port: u16| Address { host: host.clone(), port };
-        let addresses = node.addresses().iter().map(|shard| address(shard.port)).collect();
+        let address = |port: &u16| Address { host: host.clone(), port: *port };
+        let addresses = node.ports().iter().map(address).collect();
         Ok(Self { node, identity, addresses })
     }
 

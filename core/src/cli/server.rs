@@ -23,7 +23,7 @@ struct Understood<'a> {
     node: u32,
     data: &'a str,
     listen: String,
-    advertise: &'a str,
+    advertise: String,
     nodes: Vec<String>,
     shards: Option<u32>,
     spin: bool,
@@ -85,7 +85,7 @@ fn configuration(options: Server) -> Result<Config, Failure> {
     let given = "clap asks for --node, --data and --listen where there is no --config";
     let (node, data) = (options.node.expect(given), options.data.expect(given));
     let mut config = Config::new(node, data, options.listen.expect(given));
-    config.list_nodes(options.peers).map_err(Failure::told)?;
+    config.advertise_among(options.advertise, options.peers).map_err(Failure::told)?;
     config.shards = options.shards;
     config.spin = options.spin;
     config.checked().map_err(Failure::told)
@@ -98,7 +98,7 @@ fn understood(output: Format, config: &Config) -> Result<(), Failure> {
         node: config.node,
         data: &data,
         listen: config.listen.to_string(),
-        advertise: &config.advertise,
+        advertise: config.advertise.to_string(),
         nodes: if config.peers.is_empty() { Vec::new() } else { listed(config) },
         shards: config.shards,
         spin: config.spin,
@@ -118,7 +118,7 @@ fn page(understood: &Understood<'_>) -> String {
         .shards
         .map_or_else(|| "as the data directory has, or one a core".to_owned(), |n| n.to_string());
     let advertise =
-        if understood.advertise.is_empty() { "the host that was dialled" } else { understood.advertise };
+        if understood.advertise.is_empty() { "the host that was dialled" } else { &understood.advertise };
     let nodes =
         if understood.nodes.is_empty() { "this one alone".to_owned() } else { understood.nodes.join(", ") };
     let mut text = "the configuration is good\n\n".to_owned();

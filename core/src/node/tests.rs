@@ -62,7 +62,7 @@ fn stored_message_is_there_after_a_kill() {
     let config = config(data.path());
     for round in 0..3_u64 {
         let node = Node::start(&config).unwrap();
-        let mut client = Client::connect(node.addresses()[0].port);
+        let mut client = Client::connect(node.ports()[0]);
         let settings = QueueSettings::default();
         client.ask(&CreateQueue { name: "q", settings }, &[], |reply| {
             matches!(reply, Reply::Done(_)).then_some(())

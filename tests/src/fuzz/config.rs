@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::fs;
 
-use ringmain_core::config::{Address, Bytes, Config, Peer, Period};
+use ringmain_core::config::{Address, Advertised, Bytes, Config, Peer, Period};
 use ringmain_core::identity::Identity;
 use tempfile::TempDir;
 
@@ -76,6 +76,7 @@ fn feed(bytes: &[u8]) {
         std::hint::black_box(config.checked().is_ok());
     }
     std::hint::black_box(text.parse::<Address>().map(|address| address.to_string()).is_ok());
+    std::hint::black_box(text.parse::<Advertised>().map(|advertised| advertised.to_string()).is_ok());
     std::hint::black_box(text.parse::<Peer>().map(|peer| peer.address.to_string()).is_ok());
     std::hint::black_box(text.parse::<Bytes>().map(|bytes| bytes.to_string()).is_ok());
     std::hint::black_box(text.parse::<Period>().map(|period| period.to_string()).is_ok());
