@@ -1,15 +1,10 @@
-//! Three real processes: killed, stopped and paused under load, and spoken to by strangers on the port of their peers.
+//! Three real processes: killed, stopped, paused and cut off under load, rotten, and left behind.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
 use ringmain_client::blocking::Client;
 use ringmain_client::{Change, Message, QueueSettings};
-use ringmain_net::frame::{self, FRAME_BYTES_MAX};
-use ringmain_net::peer::{Lane, PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerWelcome};
-use ringmain_net::protocol::Words;
 use ringmain_tests::nemesis::{self, Fleet, Options};
 use ringmain_tests::process::{PATIENCE, wait_for};
 use ringmain_tests::rng::Rng;
@@ -19,13 +14,14 @@ use crate::process::program;
 #[test]
 fn a_cluster_under_torment_keeps_its_promises() {
     let directory = tempfile::tempdir().unwrap();
-    let duration = Duration::from_secs(25);
+    let duration = Duration::from_secs(60);
     let options = Options { seed: 1, nodes: 3, duration, producers: 2, consumers: 2 };
     let report = nemesis::run(&program(), directory.path(), &options);
     // The run was what it is meant to be.
     assert!(report.stored > 1_000, "{report:?}");
-    assert!(report.kills > 0, "{report:?}");
-    assert!(!report.failovers.is_empty(), "{report:?}");
+    assert!(report.shown > 100, "{report:?}");
+    assert!(report.drained > 1_000, "{report:?}");
+    assert!(report.faults.len() > 7, "{report:?}");
 }
 
 #[test]
@@ -62,55 +58,6 @@ fn a_follower_that_lacks_more_than_the_log_gets_a_checkpoint_and_can_lead() {
         client.idle();
         (delivered >= 500).then_some(())
     });
-}
-
-#[test]
-fn what_no_peer_says_is_refused_and_disturbs_nobody() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut fleet = Fleet::start(&program(), directory.path(), 3, &mut Rng::new(3));
-    let client = fleet.client();
-    client.create_queue("q", &QueueSettings::default()).unwrap();
-    let cluster = client.cluster().unwrap();
-    let port = fleet.port(1);
-    let hello = PeerHello {
-        protocol: PEER_PROTOCOL,
-        cluster: cluster.cluster,
-        node: 2,
-        incarnation: 12_345,
-        shard: 0,
-        shards: 1,
-        groups: 3,
-        to_node: 1,
-        replaces: 0,
-        lane: Lane::Messages as u8,
-        host: "127.0.0.1",
-        port: 1,
-    };
-    for (hello, code) in [
-        (PeerHello { cluster: 7, ..hello }, PeerCode::WrongCluster),
-        (PeerHello { protocol: 99, ..hello }, PeerCode::WrongVersion),
-        (PeerHello { to_node: 3, ..hello }, PeerCode::WrongNode),
-        (PeerHello { shard: 1, ..hello }, PeerCode::WrongShard),
-        (PeerHello { groups: 5, ..hello }, PeerCode::Layout),
-        (PeerHello { node: 9, ..hello }, PeerCode::Busy),
-        // Node 2 is a member with the directory that it has.
-        (hello, PeerCode::Incarnation),
-        (PeerHello { lane: Lane::Bulk as u8, ..hello }, PeerCode::Incarnation),
-        (PeerHello { lane: 2, ..hello }, PeerCode::Malformed),
-    ] {
-        assert_eq!(refusal(port, &hello), Some(code));
-    }
-    let welcome = PeerWelcome { cluster: cluster.cluster, node: 2, incarnation: 1, shard: 0 };
-    assert_eq!(refusal(port, &welcome), Some(PeerCode::Malformed), "the first frame is a hello");
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 4096], &[0xff; 64]] {
-        let mut stranger = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stranger.set_read_timeout(Some(PATIENCE)).unwrap();
-        stranger.write_all(garbage).unwrap();
-        // It is told why in the words of clients, or hung up on.
-        let _ = stranger.read_to_end(&mut Vec::new());
-    }
-    client.producer("q").unwrap().publish(&Message::new("x"), PATIENCE).unwrap();
-    fleet.check_alive();
 }
 
 #[test]
@@ -163,20 +110,4 @@ fn rot(shard: &Path) {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[100_000..100_064].iter_mut().for_each(|byte| *byte ^= 0xff);
     std::fs::write(&path, bytes).unwrap();
-}
-
-/// What a node answers to the first frame of somebody who says that he is a peer.
-fn refusal(port: u16, words: &impl Words) -> Option<PeerCode> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut bytes = Vec::new();
-    frame::encode(&mut bytes, 0, words, &[]);
-    stream.write_all(&bytes).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let frame = frame::split(&answer, FRAME_BYTES_MAX).unwrap()?;
-    match PeerFrame::decode(&frame).unwrap() {
-        PeerFrame::PeerRefused(refused) => Some(refused.code()),
-        _ => None,
-    }
 }

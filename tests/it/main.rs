@@ -6,6 +6,7 @@ mod cluster;
 mod data;
 mod fuzz;
 mod input;
+mod peer;
 mod process;
 mod raw;
 mod space;

@@ -1,36 +1,52 @@
-//! A cluster of real processes under load, with somebody who kills, stops and restarts them at random.
+//! A cluster of real processes under load, with somebody who kills, stops, pauses and restarts them and cuts the links between
+//! them at random.
 //!
 //! ```text
 //! fleet    the nodes as processes
-//! history  what was offered, acknowledged and delivered, and what follows from it
+//! links    what connects them, and can be held, cut and slowed, each direction by itself
+//! fault    what can befall them
+//! cast     those who use them meanwhile: producers, consumers, witnesses
+//! witness  one who asks a single node for the counts
+//! history  what was offered, acknowledged, delivered and counted, and what follows from it
+//! backlog  what is left at the end, in order
 //! ```
 //!
-//! Producers and consumers are the client crate's, on threads of their own, and know all nodes. They keep every answer.
 //! At the end everything is healed and drained, and the history must be one that keeps the promises: nothing acknowledged
-//! is lost, nothing is stored twice, what is delivered again says so, each producer's order is the queue's, and the counts
-//! that the broker tells are those of the history.
+//! is lost, nothing is stored twice, what is delivered again says so, order and priority are kept, no count that was ever
+//! told was of the past, and the last ones are those of the history.
 
+mod backlog;
+mod cast;
+mod fault;
 mod fleet;
 mod history;
+mod links;
+mod witness;
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ringmain_client::blocking::Client;
-use ringmain_client::{Error, Message, QueueSettings};
+use ringmain_client::{QueueInfo, QueueSettings};
 
-use crate::process::{PATIENCE, Program};
+use crate::process::{Program, wait_for};
 use crate::rng::Rng;
+use backlog::Backlog;
+use cast::{Cast, WINDOW};
+use fault::{Deck, Targets};
+pub use fault::{Fault, Kind};
 pub use fleet::Fleet;
 pub use history::{Delivered, History, Stored};
+pub use links::{CLIENT, Links, Pair, Place, Rule};
 
 const QUEUE: &str = "orders";
 const PRIORITIES: u64 = 3;
-/// Publishes without a receipt, of each producer.
-const WINDOW: usize = 64;
+/// Published when the consumers have gone, so that there is something to drain in order.
+const BACKLOG: u64 = 2_000;
+/// Counts as a consumer of its own.
+const DRAINER: u32 = 0;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -47,11 +63,15 @@ pub struct Report {
     pub stored: u64,
     pub delivered: u64,
     pub redelivered: u64,
-    pub kills: u32,
-    pub stops: u32,
-    pub pauses: u32,
-    /// From the kill of a node to the next receipt of any producer, when the node led the queue.
+    /// Counts that were told while it went on.
+    pub shown: u64,
+    /// Messages that the last consumer was given, in order.
+    pub drained: u64,
+    pub faults: BTreeMap<Kind, u32>,
+    /// From the kill of the queue's leader until publishes that were not on their way have receipts.
     pub failovers: Vec<Duration>,
+    /// The same, from the isolation of the leader.
+    pub isolations: Vec<Duration>,
 }
 
 /// Runs it to its end. Panics with the first promise that was broken.
@@ -61,147 +81,106 @@ pub fn run(program: &Program, data: &Path, options: &Options) -> Report {
     let admin = fleet.client();
     let settings = QueueSettings { priorities: PRIORITIES as u16, ..QueueSettings::default() };
     admin.create_queue(QUEUE, &settings).unwrap();
-    let history = Arc::new(History::default());
-    let (publishing, consuming) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
-    let producers: Vec<_> = (0..options.producers)
-        .map(|producer| {
-            let (connect, history, goes_on) = (fleet.connect(), history.clone(), publishing.clone());
-            let rng = Rng::new(options.seed ^ u64::from(producer) << 20);
-            thread::spawn(move || produce(&fleet::client(&connect), producer, rng, &history, &goes_on))
-        })
-        .collect();
-    let consumers: Vec<_> = (0..options.consumers)
-        .map(|_| {
-            let (connect, history, goes_on) = (fleet.connect(), history.clone(), consuming.clone());
-            thread::spawn(move || consume(&fleet::client(&connect), &history, &goes_on))
-        })
-        .collect();
-    let mut report = torment(&mut fleet, &admin, &history, &mut rng, options.duration);
+    let mut cast = Cast::start(&fleet, options);
+    let mut torment = Torment { fleet: &mut fleet, admin: &admin, history: &cast.history, options };
+    let mut report = torment.run(&mut rng);
     fleet.heal();
-    publishing.store(false, Ordering::SeqCst);
-    producers.into_iter().for_each(|producer| producer.join().expect("a producer goes to its end"));
-    drain(&admin);
-    consuming.store(false, Ordering::SeqCst);
-    consumers.into_iter().for_each(|consumer| consumer.join().expect("a consumer goes to its end"));
-    let shown = admin.show_queue(QUEUE).unwrap();
-    history.check();
-    // Every publish has a receipt and every message was settled: the counts can be nothing else.
-    report.stored = history.stored();
-    assert_eq!((shown.published, shown.acknowledged), (report.stored, report.stored), "exact: {shown:?}");
-    assert_eq!((shown.ready, shown.in_flight), (0, 0), "exact: {shown:?}");
-    (report.delivered, report.redelivered) = history.deliveries();
+
+    cast.end_consumers();
+    let enough = cast.history.receipts() + BACKLOG;
+    wait_for("publishes without consumers", || (enough <= cast.history.receipts()).then_some(()));
+    cast.end_producers();
+    let shown = wait_for("what consumers held returns to the queue", || at_rest(&admin));
+    cast.end_witnesses();
+    // Every publish has a receipt: the counts can be nothing else.
+    report.stored = cast.history.stored();
+    assert_eq!(shown.published, report.stored, "exact: {shown:?}");
+    assert_eq!(shown.ready + shown.acknowledged, report.stored, "exact: {shown:?}");
+    let backlog = drain(&admin, &cast.history);
+    let levels: Vec<_> = shown.levels.iter().map(|level| (level.priority, level.ready)).collect();
+    assert_eq!(backlog.levels(), levels, "exact: {shown:?}");
+    let last = wait_for("the last settles", || at_rest(&admin).filter(|last| last.ready == 0));
+    assert_eq!((last.published, last.acknowledged), (report.stored, report.stored), "exact: {last:?}");
+    assert_eq!((last.ready_bytes, last.in_flight_bytes), (0, 0), "exact: {last:?}");
+    cast.history.check();
+    report.drained = backlog.len();
+    report.shown = cast.history.shows();
+    (report.delivered, report.redelivered) = cast.history.deliveries();
     fleet.check_alive();
+    fleet.stop_all();
     report
 }
 
-/// Publishes with many in flight, and ends when all have their receipts. A fault is a delay, never an error.
-fn produce(client: &Client, producer: u32, mut rng: Rng, history: &History, goes_on: &AtomicBool) {
-    let mut publishes = client.named_producer(QUEUE, &format!("producer-{producer}")).unwrap();
-    let mut heard = Instant::now();
-    let mut number = 0;
-    let mut is_over = false;
-    while !is_over || publishes.in_flight() > 0 {
-        is_over |= !goes_on.load(Ordering::SeqCst);
-        if !is_over && publishes.in_flight() < WINDOW {
-            let payload = format!("{producer}/{number}");
-            let priority = rng.below(PRIORITIES) as u8;
-            match publishes.offer(&Message::new(&payload).priority(priority)) {
-                Ok(_) => {
-                    history.offered(producer, number, priority);
-                    number += 1;
-                }
-                Err(Error::Full) => {}
-                Err(error) => panic!("alive: a publish fails: {error}"),
-            }
-        }
-        let finished = publishes.poll(|completion| {
-            // Sequences count publishes from 1, and each is one message here.
-            let receipt = completion.result.unwrap_or_else(|error| panic!("alive: a publish fails: {error}"));
-            history.acknowledged(producer, receipt.sequence.0 - 1);
-        });
-        if finished > 0 {
-            heard = Instant::now();
-        }
-        assert!(heard.elapsed() < PATIENCE, "alive: producer {producer} has no receipt for {PATIENCE:?}");
-        client.idle_until(Instant::now() + Duration::from_millis(2));
-    }
+/// The counts, when no consumer holds anything.
+fn at_rest(admin: &Client) -> Option<QueueInfo> {
+    admin.show_queue(QUEUE).ok().filter(|shown| shown.in_flight == 0)
 }
 
-fn consume(client: &Client, history: &History, goes_on: &AtomicBool) {
-    let mut consumer = client.consumer(QUEUE, 128).unwrap();
-    while goes_on.load(Ordering::SeqCst) {
+/// Takes everything that is there, and settles it.
+fn drain(admin: &Client, history: &History) -> Backlog {
+    let mut backlog = Backlog::default();
+    let mut consumer = admin.consumer(QUEUE, 128).unwrap();
+    let left = admin.show_queue(QUEUE).unwrap();
+    let left = left.ready + left.in_flight;
+    wait_for("the queue is drained", || {
         let polled = consumer.poll(128, |delivery| {
-            history.delivered(Delivered {
-                payload: delivery.payload(),
-                priority: delivery.priority(),
-                sequence: delivery.sequence(),
-                is_redelivered: delivery.is_redelivered(),
-            });
+            history.delivered(DRAINER, Delivered::of(&delivery));
+            backlog.take(delivery.priority(), delivery.sequence()).unwrap_or_else(|why| panic!("{why}"));
             delivery.ack();
         });
-        if polled.unwrap_or_else(|error| panic!("alive: a consumer fails: {error}")) == 0 {
-            client.idle_until(Instant::now() + Duration::from_millis(5));
-        }
-    }
+        polled.unwrap_or_else(|error| panic!("alive: a consumer fails: {error}"));
+        (left <= backlog.len()).then_some(())
+    });
+    consumer.flush();
+    backlog
 }
 
-/// One fault after the other, each healed before the next: a majority is always up.
-fn torment(
-    fleet: &mut Fleet,
-    admin: &Client,
-    history: &History,
-    rng: &mut Rng,
-    duration: Duration,
-) -> Report {
-    let mut report = Report::default();
-    let until = Instant::now() + duration;
-    while Instant::now() < until {
-        let leader = fleet.leader_of(admin, QUEUE);
-        let node = match leader {
-            Some(leader) if rng.one_in(2) => leader,
-            _ => rng.between(1, u64::from(fleet.count())) as u32,
-        };
-        match rng.below(4) {
-            0 | 1 => {
-                report.kills += 1;
-                let before = history.receipts();
-                let killed = Instant::now();
-                fleet.kill(node);
-                if leader == Some(node) {
-                    let first = crate::process::wait_for("a receipt after a failover", || {
-                        (history.receipts() > before).then(Instant::now)
-                    });
-                    report.failovers.push(first - killed);
+/// One fault after the other, each healed before the next.
+struct Torment<'a> {
+    fleet: &'a mut Fleet,
+    admin: &'a Client,
+    history: &'a History,
+    options: &'a Options,
+}
+
+impl Torment<'_> {
+    fn run(&mut self, rng: &mut Rng) -> Report {
+        let mut report = Report::default();
+        let mut deck = Deck::default();
+        let began = Instant::now();
+        while began.elapsed() < self.options.duration {
+            let leader = self.fleet.leader_of(self.admin, QUEUE);
+            let kind = deck.draw(rng);
+            let faults = kind.aim(Targets { count: self.fleet.count(), leader }, rng);
+            eprintln!(
+                "{:>8.3} s: {kind:?}, node {leader:?} leads: {faults:?}",
+                began.elapsed().as_secs_f64()
+            );
+            *report.faults.entry(kind).or_default() += 1;
+            let befallen = Instant::now();
+            // More than were on their way when it began.
+            let enough = self.history.receipts() + u64::from(self.options.producers) * WINDOW as u64;
+            faults.iter().for_each(|fault| fault.begin(self.fleet));
+            if kind.leaves_majority() {
+                wait_for("receipts from the majority", || (enough < self.history.receipts()).then_some(()));
+                match kind {
+                    Kind::KillLeader if leader.is_some() => report.failovers.push(befallen.elapsed()),
+                    Kind::IsolateLeader if leader.is_some() => report.isolations.push(befallen.elapsed()),
+                    _ => {}
                 }
-                pause(rng, 1_500);
-                fleet.restart(node);
             }
-            2 => {
-                report.stops += 1;
-                fleet.stop(node);
-                pause(rng, 500);
-                fleet.restart(node);
-            }
-            _ => {
-                report.pauses += 1;
-                fleet.signal(node, "STOP");
-                pause(rng, 2_500);
-                fleet.signal(node, "CONT");
+            // Longer than a connection that says nothing is believed in, more often than not.
+            pause(rng, 3_500);
+            self.fleet.heal();
+            pause(rng, 1_500);
+            if let Some(broken) = self.history.broken() {
+                panic!("{broken}");
             }
         }
-        pause(rng, 1_500);
+        report
     }
-    report
 }
 
 fn pause(rng: &mut Rng, most_ms: u64) {
     thread::park_timeout(Duration::from_millis(rng.between(100, most_ms)));
-}
-
-/// Everything is acknowledged: the queue empties.
-fn drain(admin: &Client) {
-    crate::process::wait_for("the queue is empty", || {
-        let shown = admin.show_queue(QUEUE).ok()?;
-        (shown.ready == 0 && shown.in_flight == 0).then_some(())
-    });
 }

@@ -36,10 +36,12 @@ pub struct Setup {
     pub data: PathBuf,
     /// 0: the system chooses a port for each shard.
     pub port: u16,
+    /// The port at which others reach the first shard, where it is another one.
+    pub reached: Option<u16>,
     pub shards: Option<u32>,
     /// Of the `[limits]` section, as TOML.
     pub limits: BTreeMap<&'static str, String>,
-    /// All nodes of its cluster and their ports; empty: it is one by itself.
+    /// All nodes of its cluster and the ports at which they are reached; empty: it is one by itself.
     pub nodes: Vec<(u32, u16)>,
     /// A command that runs the program given behind it, in other circumstances.
     pub wrapper: Vec<OsString>,
@@ -71,6 +73,7 @@ impl Setup {
             node: 1,
             data: data.to_owned(),
             port: 0,
+            reached: None,
             shards: Some(1),
             limits: BTreeMap::new(),
             nodes: Vec::new(),
@@ -97,6 +100,9 @@ impl Setup {
         let mut text = format!("node = {}\nlisten = \"127.0.0.1:{}\"\n", self.node, self.port);
         let data = self.data.to_str().expect("temporary directories have plain names");
         writeln!(text, "data = {data:?}").expect("a String takes everything");
+        if let Some(port) = self.reached {
+            writeln!(text, "advertise = \"127.0.0.1:{port}\"").expect("a String takes everything");
+        }
         if let Some(shards) = self.shards {
             writeln!(text, "shards = {shards}").expect("a String takes everything");
         }

@@ -1,5 +1,5 @@
 //! `cargo run --release -p ringmain-tests --bin nemesis -- --seconds N`: a cluster under load whose nodes are killed,
-//! stopped and paused at random.
+//! stopped and paused at random, and whose links are cut.
 
 #![allow(clippy::unwrap_used, reason = "all of it is tests: what cannot go on says where")]
 
@@ -48,19 +48,23 @@ fn main() -> ExitCode {
         producers: arguments.producers,
         consumers: arguments.consumers,
     };
-    let mut report = nemesis::run(&program, directory.path(), &options);
-    report.failovers.sort_unstable();
-    let at = |share: usize| {
-        report
-            .failovers
-            .get((report.failovers.len() * share / 100).min(report.failovers.len().saturating_sub(1)))
-    };
-    let (median, p99) = (at(50).copied().unwrap_or_default(), at(99).copied().unwrap_or_default());
+    let report = nemesis::run(&program, directory.path(), &options);
     println!(
         "{} stored, {} delivered, {} of them again",
         report.stored, report.delivered, report.redelivered
     );
-    println!("{} kills, {} stops, {} pauses", report.kills, report.stops, report.pauses);
-    println!("{} failovers: median {median:?}, p99 {p99:?}", report.failovers.len());
+    println!("{} counts told, {} drained in order", report.shown, report.drained);
+    let faults: Vec<String> = report.faults.iter().map(|(kind, times)| format!("{kind:?} {times}")).collect();
+    println!("{}", faults.join(", "));
+    told("failovers", report.failovers);
+    told("isolations of the leader", report.isolations);
     ExitCode::SUCCESS
+}
+
+/// How long it took until publishes were acknowledged again.
+fn told(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at =
+        |share: usize| times.get(times.len() * share / 100).or(times.last()).copied().unwrap_or_default();
+    println!("{} {what}: median {:?}, p99 {:?}, longest {:?}", times.len(), at(50), at(99), at(100));
 }

@@ -1,4 +1,5 @@
-//! The nodes of a cluster as processes: each on a port of its own, killed, stopped and started by its number.
+//! The nodes of a cluster as processes: each on a port of its own, killed, stopped and started by its number, and reached by
+//! everybody through links that can be cut.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,14 +7,17 @@ use std::time::Duration;
 
 use ringmain_client::blocking::Client;
 
+use super::links::{Links, Place};
 use crate::process::{Node, Program, Setup, free_ports, wait_for};
 use crate::rng::Rng;
 
 pub struct Fleet {
     program: Program,
     data: PathBuf,
-    ports: Vec<(u32, u16)>,
+    /// By node, from 1.
+    places: Vec<Place>,
 
+    links: Links,
     running: BTreeMap<u32, Node>,
 }
 
@@ -26,10 +30,15 @@ pub(super) fn client(connect: &str) -> Client {
 impl Fleet {
     /// Returns once all nodes have formed their cluster and serve.
     pub fn start(program: &Program, data: &Path, count: u32, rng: &mut Rng) -> Self {
-        let base = free_ports(count as u16, rng);
-        let ports = (1..=count).map(|node| (node, base + node as u16 - 1)).collect();
+        let base = free_ports(2 * count as u16, rng);
+        let place = |node: u32| {
+            let listens = base + node as u16 - 1;
+            Place { node, dialled: listens + count as u16, listens }
+        };
+        let places: Vec<Place> = (1..=count).map(place).collect();
+        let links = Links::new(&places);
         let (program, data) = (program.clone(), data.to_owned());
-        let mut fleet = Self { program, data, ports, running: BTreeMap::new() };
+        let mut fleet = Self { program, data, places, links, running: BTreeMap::new() };
         let starting: Vec<_> = (1..=count).map(|node| (node, fleet.setup(node).begin())).collect();
         for (node, starting) in starting {
             let served = starting.serving().unwrap_or_else(|ended| panic!("node {node}: {}", ended.stderr));
@@ -39,23 +48,38 @@ impl Fleet {
     }
 
     fn setup(&self, node: u32) -> Setup {
-        let data = self.data.join(format!("node-{node}"));
-        let port = self.port(node);
-        Setup { node, port, nodes: self.ports.clone(), ..Setup::new(&self.program, &data) }
+        let Place { dialled, listens, .. } = self.places[node as usize - 1];
+        let nodes = self.places.iter().map(|place| (place.node, place.dialled)).collect();
+        let setup = Setup::new(&self.program, &self.data(node));
+        Setup { node, port: listens, reached: Some(dialled), nodes, ..setup }
     }
 
+    pub fn data(&self, node: u32) -> PathBuf {
+        self.data.join(format!("node-{node}"))
+    }
+
+    /// On which the node itself listens.
     pub fn port(&self, node: u32) -> u16 {
-        self.ports[node as usize - 1].1
+        self.places[node as usize - 1].listens
     }
 
     pub fn count(&self) -> u32 {
-        self.ports.len() as u32
+        self.places.len() as u32
+    }
+
+    pub fn links(&self) -> &Links {
+        &self.links
     }
 
     /// `HOST:PORT` of every node.
     pub fn connect(&self) -> String {
-        let addresses: Vec<String> = self.ports.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
+        let addresses: Vec<String> = (1..=self.count()).map(|node| self.address(node)).collect();
         addresses.join(",")
+    }
+
+    /// Where the node is dialled.
+    pub fn address(&self, node: u32) -> String {
+        format!("127.0.0.1:{}", self.places[node as usize - 1].dialled)
     }
 
     pub fn client(&self) -> Client {
@@ -98,8 +122,9 @@ impl Fleet {
         }
     }
 
-    /// Every node runs.
+    /// Every node runs and reaches every other one.
     pub fn heal(&mut self) {
+        self.links.heal();
         for node in 1..=self.count() {
             if self.running.contains_key(&node) {
                 self.signal(node, "CONT");
@@ -115,6 +140,15 @@ impl Fleet {
 
     pub fn take(&mut self, node: u32) -> Option<Node> {
         self.running.remove(&node)
+    }
+
+    /// Every node ends in good order, and what it leaves is sound.
+    pub fn stop_all(&mut self) {
+        for node in 1..=self.count() {
+            self.stop(node);
+            let verified = self.program.verify(&self.data(node));
+            assert_eq!(verified.code, Some(0), "node {node}: {} {}", verified.stdout, verified.stderr);
+        }
     }
 
     /// No node has ended by itself.
