@@ -167,6 +167,11 @@ fn message(view: &ReplicateView<'_>) -> Option<Message> {
     plain.into_message().ok()
 }
 
+/// What a peer says against this node, for whoever runs it.
+fn refusal(node: u32, refused: &PeerRefused<'_>) -> String {
+    format!("node {node} refuses this one: {}: {}", refused.code(), refused.detail)
+}
+
 fn kind_to_wire(kind: Kind) -> MessageKind {
     match kind {
         Kind::Append => MessageKind::Append,
@@ -494,7 +499,9 @@ impl Shard {
         match said {
             PeerFrame::PeerWelcome(_) => {}
             PeerFrame::Replicate(view) => self.on_replicate(now, (id, node), view, output),
-            PeerFrame::PeerRefused(refused) => self.on_refused(node, refused, output),
+            // Only the answer to our own hello says that this node was removed: these words name nobody for whom they
+            // are, and may have been said to another.
+            PeerFrame::PeerRefused(refused) => output.notices.push(refusal(node, refused)),
             PeerFrame::Received(received) => self.on_received_by(now, (id, node), received),
             said => return self.on_target_answer(now, (id, node), said),
         }
@@ -544,13 +551,13 @@ impl Shard {
         }
     }
 
+    /// The answer to our hello was no.
     fn on_refused(&mut self, node: u32, refused: &PeerRefused<'_>, output: &mut Output) {
-        match refused.code() {
-            PeerCode::Removed => {
-                let detail = format!("node {node} says: {}", refused.detail);
-                output.failure.get_or_insert(Failure::Removed { detail });
-            }
-            code => output.notices.push(format!("node {node} refuses this one: {code}: {}", refused.detail)),
+        if refused.code() == PeerCode::Removed {
+            let detail = format!("node {node} says: {}", refused.detail);
+            output.failure.get_or_insert(Failure::Removed { detail });
+        } else {
+            output.notices.push(refusal(node, refused));
         }
     }
 

@@ -10,7 +10,7 @@ use ringmain_client::{Message, QueueSettings};
 use ringmain_net::frame::{self, FRAME_BYTES_MAX, Frame};
 use ringmain_net::peer::{
     FormHello, FormState, Formation, Lane, MessageKind, PEER_FRAME_BYTES_MAX, PEER_PROTOCOL, PeerCode,
-    PeerFrame, PeerHello, PeerWelcome, Received, ReplicateHead, encode_replicate,
+    PeerFrame, PeerHello, PeerRefused, PeerWelcome, Received, ReplicateHead, encode_replicate,
 };
 use ringmain_net::protocol::{Code, Ping, Words};
 use ringmain_tests::nemesis::{Fleet, Rule};
@@ -319,6 +319,18 @@ fn what_is_no_peers_frame_is_refused_after_a_good_hello() {
     impostor.say(&good[..good.len() / 2]);
     assert_eq!(welcome(&impostor.answer()).node, 1);
     world.publish();
+    world.end();
+}
+
+#[test]
+fn a_removal_that_was_not_asked_about_is_not_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new(directory.path(), 12);
+    // It names neither whom it is for nor of which cluster: it may have been said to somebody else.
+    let removed =
+        PeerRefused { code: PeerCode::Removed as u16, detail: "node 3 was removed from the cluster" };
+    let said = [encoded(&removed, &[]), encoded(&world.hello(), &[])].concat();
+    world.check(&said, "a frame that is not for now");
     world.end();
 }
 
