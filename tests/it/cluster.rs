@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ringmain_client::blocking::Client;
 use ringmain_client::{Change, Message, QueueSettings};
-use ringmain_tests::nemesis::{self, Fleet, Options};
+use ringmain_tests::nemesis::{self, Fleet, KINDS, Options};
 use ringmain_tests::process::{PATIENCE, wait_for};
 use ringmain_tests::rng::Rng;
 
@@ -15,13 +15,14 @@ use crate::process::program;
 fn a_cluster_under_torment_keeps_its_promises() {
     let directory = tempfile::tempdir().unwrap();
     let duration = Duration::from_secs(60);
-    let options = Options { seed: 1, nodes: 3, duration, producers: 2, consumers: 2 };
+    let kinds = KINDS.to_vec();
+    let options = Options { seed: 1, nodes: 3, duration, producers: 2, consumers: 2, kinds };
     let report = nemesis::run(&program(), directory.path(), &options);
     // The run was what it is meant to be.
     assert!(report.stored > 1_000, "{report:?}");
     assert!(report.shown > 100, "{report:?}");
     assert!(report.drained > 1_000, "{report:?}");
-    assert!(report.faults.len() > 7, "{report:?}");
+    assert!(report.faults.len() > 3, "{report:?}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ use crate::rng::Rng;
 use backlog::Backlog;
 use cast::{Cast, WINDOW};
 use fault::{Deck, Targets};
-pub use fault::{Fault, Kind};
+pub use fault::{Fault, KINDS, Kind};
 pub use fleet::Fleet;
 pub use history::{Delivered, History, Stored};
 pub use links::{CLIENT, Links, Pair, Place, Rule};
@@ -55,6 +55,8 @@ pub struct Options {
     pub duration: Duration,
     pub producers: u32,
     pub consumers: u32,
+    /// What may befall it.
+    pub kinds: Vec<Kind>,
 }
 
 /// What a run was like.
@@ -72,6 +74,10 @@ pub struct Report {
     pub failovers: Vec<Duration>,
     /// The same, from the isolation of the leader.
     pub isolations: Vec<Duration>,
+    /// The same, from the end of each fault.
+    pub recoveries: Vec<Duration>,
+    /// How long it took to be told who leads, after each.
+    pub lookups: Vec<Duration>,
 }
 
 /// Runs it to its end. Panics with the first promise that was broken.
@@ -146,10 +152,12 @@ struct Torment<'a> {
 impl Torment<'_> {
     fn run(&mut self, rng: &mut Rng) -> Report {
         let mut report = Report::default();
-        let mut deck = Deck::default();
+        let mut deck = Deck::of(&self.options.kinds);
         let began = Instant::now();
         while began.elapsed() < self.options.duration {
+            let asked = Instant::now();
             let leader = self.fleet.leader_of(self.admin, QUEUE);
+            report.lookups.push(asked.elapsed());
             let kind = deck.draw(rng);
             let faults = kind.aim(Targets { count: self.fleet.count(), leader }, rng);
             eprintln!(
@@ -157,12 +165,11 @@ impl Torment<'_> {
                 began.elapsed().as_secs_f64()
             );
             *report.faults.entry(kind).or_default() += 1;
+            let enough = self.news();
             let befallen = Instant::now();
-            // More than were on their way when it began.
-            let enough = self.history.receipts() + u64::from(self.options.producers) * WINDOW as u64;
             faults.iter().for_each(|fault| fault.begin(self.fleet));
             if kind.leaves_majority() {
-                wait_for("receipts from the majority", || (enough < self.history.receipts()).then_some(()));
+                self.await_receipts(enough);
                 match kind {
                     Kind::KillLeader if leader.is_some() => report.failovers.push(befallen.elapsed()),
                     Kind::IsolateLeader if leader.is_some() => report.isolations.push(befallen.elapsed()),
@@ -171,13 +178,28 @@ impl Torment<'_> {
             }
             // Longer than a connection that says nothing is believed in, more often than not.
             pause(rng, 3_500);
+            let enough = self.news();
+            let healed = Instant::now();
             self.fleet.heal();
+            self.await_receipts(enough);
+            report.recoveries.push(healed.elapsed());
             pause(rng, 1_500);
             if let Some(broken) = self.history.broken() {
                 panic!("{broken}");
             }
         }
         report
+    }
+
+    /// More receipts than can be on their way now.
+    fn news(&self) -> u64 {
+        self.history.receipts() + u64::from(self.options.producers) * WINDOW as u64
+    }
+
+    fn await_receipts(&self, enough: u64) {
+        wait_for("receipts, with a majority up and connected", || {
+            (enough < self.history.receipts()).then_some(())
+        });
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use ringmain_tests::nemesis::{self, Options};
+use ringmain_tests::nemesis::{self, KINDS, Kind, Options};
 use ringmain_tests::process::Program;
 
 /// Set: this process is to be a node itself.
@@ -29,6 +29,9 @@ struct Arguments {
     producers: u32,
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     consumers: u32,
+    /// Nothing else befalls it; default: everything does
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Kind>,
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         duration: Duration::from_secs(arguments.seconds),
         producers: arguments.producers,
         consumers: arguments.consumers,
+        kinds: if arguments.only.is_empty() { KINDS.to_vec() } else { arguments.only },
     };
     let report = nemesis::run(&program, directory.path(), &options);
     println!(
@@ -58,10 +62,12 @@ fn main() -> ExitCode {
     println!("{}", faults.join(", "));
     told("failovers", report.failovers);
     told("isolations of the leader", report.isolations);
+    told("recoveries", report.recoveries);
+    told("questions who leads", report.lookups);
     ExitCode::SUCCESS
 }
 
-/// How long it took until publishes were acknowledged again.
+/// How long it took, each time.
 fn told(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let at =

@@ -18,7 +18,7 @@ pub enum Fault {
     Links(Vec<(Pair, Rule)>),
 }
 
-#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Kind {
     /// The leader of the queue.
     KillLeader,
@@ -47,7 +47,7 @@ pub enum Kind {
     Both,
 }
 
-const KINDS: [Kind; 14] = [
+pub const KINDS: [Kind; 14] = [
     Kind::KillLeader,
     Kind::KillAny,
     Kind::Stop,
@@ -64,9 +64,10 @@ const KINDS: [Kind; 14] = [
     Kind::Both,
 ];
 
-/// The kinds that are still to come.
-#[derive(Default)]
-pub(super) struct Deck {
+/// The kinds that there are, and those that are still to come.
+pub(super) struct Deck<'a> {
+    kinds: &'a [Kind],
+
     left: Vec<Kind>,
 }
 
@@ -78,10 +79,15 @@ pub(super) struct Targets {
     pub(super) leader: Option<u32>,
 }
 
-impl Deck {
+impl<'a> Deck<'a> {
+    pub(super) fn of(kinds: &'a [Kind]) -> Self {
+        assert!(!kinds.is_empty());
+        Self { kinds, left: Vec::new() }
+    }
+
     pub(super) fn draw(&mut self, rng: &mut Rng) -> Kind {
         if self.left.is_empty() {
-            self.left = KINDS.to_vec();
+            self.left = self.kinds.to_vec();
         }
         let at = rng.below(self.left.len() as u64) as usize;
         self.left.swap_remove(at)
@@ -183,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_kind_comes_once_before_any_comes_again() {
-        let (mut deck, mut rng) = (Deck::default(), Rng::new(1));
+        let (mut deck, mut rng) = (Deck::of(&KINDS), Rng::new(1));
         for _ in 0..3 {
             let mut dealt: Vec<Kind> = (0..KINDS.len()).map(|_| deck.draw(&mut rng)).collect();
             dealt.sort_unstable();
