@@ -13,7 +13,7 @@ use ringmain_net::protocol::{
     ChangeMembers, Code, Done, GroupInfo, GroupsShown, MemberInfo, MemberState, MoveLeader, NodeAddress,
 };
 use ringmain_replication::{Progress, Refusal};
-use ringmain_wal::GroupId;
+use ringmain_wal::{GroupId, Index};
 
 /// A learner that lacks no more entries than this gets a vote.
 const CAUGHT_UP_ENTRIES: u64 = 64;
@@ -227,8 +227,11 @@ impl Group {
             return;
         }
         let last = self.replica.last_index().0;
+        // One that has never answered counts as active, and lacks little of a short log: it may not be there at all, and
+        // with its vote the group might have no majority any more.
+        let has_answered = |peer: &Progress| peer.is_active && peer.matched > Index(0);
         let is_ready = |peer: &Progress| {
-            !peer.is_voter && peer.is_active && last <= peer.matched.0.saturating_add(CAUGHT_UP_ENTRIES)
+            !peer.is_voter && has_answered(peer) && last <= peer.matched.0.saturating_add(CAUGHT_UP_ENTRIES)
         };
         let Some(ready) = self.replica.progress().find(is_ready).map(|peer| peer.id) else { return };
         let mut voters = members.voters;
