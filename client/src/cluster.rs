@@ -92,8 +92,8 @@ pub struct MemberStatus {
 pub enum Change {
     /// This node joins: it gets the group's entries, then a vote. `host` and `port` are where its first shard listens.
     Add { node: u32, incarnation: u32, host: String, port: u16 },
-    /// This node leaves.
-    Remove { node: u32 },
+    /// This node leaves, if it is still the one of this incarnation: another one that has taken its place stays.
+    Remove { node: u32, incarnation: u32 },
 }
 
 impl From<protocol::Cluster> for Cluster {
@@ -113,13 +113,22 @@ impl From<protocol::Cluster> for Cluster {
 
 impl Change {
     pub(crate) fn words(&self, group: u32) -> ChangeMembers<'_> {
-        let nothing =
-            ChangeMembers { group, add_node: 0, add_incarnation: 0, host: "", port: 0, remove_node: 0 };
+        let nothing = ChangeMembers {
+            group,
+            add_node: 0,
+            add_incarnation: 0,
+            host: "",
+            port: 0,
+            remove_node: 0,
+            remove_incarnation: 0,
+        };
         match self {
             Self::Add { node, incarnation, host, port } => {
                 ChangeMembers { add_node: *node, add_incarnation: *incarnation, host, port: *port, ..nothing }
             }
-            Self::Remove { node } => ChangeMembers { remove_node: *node, ..nothing },
+            Self::Remove { node, incarnation } => {
+                ChangeMembers { remove_node: *node, remove_incarnation: *incarnation, ..nothing }
+            }
         }
     }
 }

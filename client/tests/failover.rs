@@ -333,15 +333,15 @@ fn a_cluster_is_administered_at_its_leader() {
     assert_eq!(nodes[0].state().leader, Some(3));
     producer.publish(&Message::new("x"), SOON).unwrap();
     nodes[0].state().pending_changes = 2;
-    client.change_members(0, Change::Remove { node: 1 }).unwrap();
+    client.change_members(0, Change::Remove { node: 1, incarnation: 7 }).unwrap();
     let add = Change::Add { node: 4, incarnation: 1, host: "node4".to_owned(), port: 7400 };
     client.change_members(0, add).unwrap();
-    assert_eq!(nodes[0].state().changes, [(0, 0, 1), (0, 4, 0)]);
+    assert_eq!(nodes[0].state().changes, [(0, 0, (1, 7)), (0, 4, (0, 0))]);
     assert!(matches!(client.move_leader(1, 1), Err(Error::Setting { .. })), "there is one group");
     block_on(async {
         let client = asynchronous::Client::builder().connect(&nodes[0].address()).await.unwrap();
         client.move_leader(0, 2).await.unwrap();
-        client.change_members(0, Change::Remove { node: 3 }).await.unwrap();
+        client.change_members(0, Change::Remove { node: 3, incarnation: 7 }).await.unwrap();
         assert_eq!(client.identify(&nodes[2].address()).await.unwrap().node, 3);
     });
     assert_eq!(nodes[0].state().leader, Some(2));

@@ -23,6 +23,9 @@ const NO_SUCH_NODE: Reason = (Code::Unsupported, "the group has no such member")
 const LAST_MEMBER: Reason = (Code::Unsupported, "the last member of a group cannot be removed");
 const PENDING: Reason = (Code::MembershipPending, "another change of the members is under way");
 const BUSY: Reason = (Code::Busy, "the group is busy: try again");
+const REPLACED: Reason =
+    (Code::Unsupported, "the node is a member with another data directory by now: look at its status again");
+const NO_INCARNATION: Reason = (Code::Malformed, "a data directory has an incarnation that is not 0");
 const LEADER_FIRST: Reason = (Code::Busy, "the member leads the group, and is handing over");
 
 impl Shard {
@@ -76,7 +79,8 @@ impl Shard {
             incarnation: wanted.add_incarnation,
             address: Address { host: wanted.host.to_owned(), port: wanted.port },
         });
-        let removed = (wanted.remove_node != 0).then_some(wanted.remove_node);
+        let removed =
+            (wanted.remove_node != 0).then(|| replica_id(wanted.remove_node, wanted.remove_incarnation));
         match group.change_members(added, removed) {
             Ok(()) => {
                 let done = Done { index: group.applied().0, count: 0 };
@@ -148,39 +152,37 @@ impl Group {
         self.replica.transfer_leadership(to).map_err(in_words)
     }
 
-    fn change_members(&mut self, added: Option<Member>, removed: Option<u32>) -> Result<(), Reason> {
+    /// What is so already is not done again, so that whoever did not hear the answer may ask once more.
+    fn change_members(&mut self, added: Option<Member>, removed: Option<u64>) -> Result<(), Reason> {
+        let has_incarnation = |replica: u64| replica != replica_id(node_of(replica), 0);
+        if !added.iter().map(Member::replica).chain(removed).all(has_incarnation) {
+            return Err(NO_INCARNATION);
+        }
         let members = self.replica.members();
         let (mut voters, mut learners) = (members.voters, members.learners);
         let mut book = self.book.clone();
-        // The newcomer took the place of what its node was before: asked again, nothing is to be done.
-        let is_replaced = |node: u32| {
-            added.as_ref().is_some_and(|one| one.node == node && book.find(one.replica()).is_some())
-        };
-        let removed = removed.filter(|node| !is_replaced(*node));
-        if let Some(node) = removed {
-            let Some(replica) = book.find_node(node).map(Member::replica) else {
-                // It was removed already.
-                return Ok(());
-            };
+        if let Some(replica) = removed.filter(|replica| book.find(*replica).is_some()) {
             if replica == self.replica.id() {
                 return self.leave();
             }
             voters.retain(|id| *id != replica);
             learners.retain(|id| *id != replica);
             book.remove(replica);
-        }
-        if let Some(member) = added {
-            if book.find(member.replica()).is_some() {
-                return Ok(());
+        } else if let Some(replica) = removed {
+            let newcomer = added.as_ref().map(Member::replica);
+            if book.find_node(node_of(replica)).is_some_and(|other| Some(other.replica()) != newcomer) {
+                return Err(REPLACED);
             }
+        }
+        if let Some(member) = added.filter(|member| book.find(member.replica()).is_none()) {
             if book.find_node(member.node).is_some() {
                 return Err((Code::Unsupported, "a node of this number is a member: remove it first"));
             }
-            if member.replica() == replica_id(member.node, 0) {
-                return Err((Code::Malformed, "a data directory has an incarnation that is not 0"));
-            }
             learners.push(member.replica());
             book.add(member);
+        }
+        if book == self.book {
+            return Ok(());
         }
         if voters.is_empty() {
             return Err(LAST_MEMBER);
@@ -193,7 +195,7 @@ impl Group {
         let is_active = self.replica.progress().any(|peer| peer.id == before && peer.is_active);
         if self.book.find(before).is_some() && !is_active {
             // Refused while another change is under way: the next tick tries again.
-            let _ = self.change_members(Some(member.clone()), Some(member.node));
+            let _ = self.change_members(Some(member.clone()), Some(before));
         }
     }
 

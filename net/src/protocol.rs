@@ -34,7 +34,7 @@
 //! | 14 | `Ping` | = 0 |
 //! | 15 | `ShowGroups` | = 0 |
 //! | 16 | `MoveLeader` | 0 group u32 · 4 node u32 · = 8 |
-//! | 17 | `ChangeMembers` | 0 group u32 · 4 add node u32 · 8 add incarnation u32 · 12 host str · 20 port u16 · 22 remove node u32 · = 26 |
+//! | 17 | `ChangeMembers` | 0 group u32 · 4 add node u32 · 8 add incarnation u32 · 12 host str · 20 port u16 · 22 remove node u32 · 26 remove incarnation u32 · = 30 |
 //!
 //! | kind | shard to client | root |
 //! |---|---|---|

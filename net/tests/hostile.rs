@@ -132,8 +132,15 @@ fn client_samples() -> Vec<Vec<u8>> {
     let member = MemberInfo { host: long.to_owned(), ..MemberInfo::default() };
     let group = GroupInfo { members: vec![member, MemberInfo::default()], ..GroupInfo::default() };
     let groups = GroupsShown { node: 1, incarnation: 2, shard: 3, groups: vec![group; 4] };
-    let change =
-        ChangeMembers { group: 1, add_node: 2, add_incarnation: 3, host: long, port: 4, remove_node: 5 };
+    let change = ChangeMembers {
+        group: 1,
+        add_node: 2,
+        add_incarnation: 3,
+        host: long,
+        port: 4,
+        remove_node: 5,
+        remove_incarnation: 6,
+    };
     vec![
         encoded(&Hello { protocol: 1, cluster: 0, agent: long }, &[]),
         encoded(&CreateQueue { name: long, settings }, &[]),

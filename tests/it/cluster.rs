@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmain_client::blocking::Client;
-use ringmain_client::{Change, Message, QueueSettings};
+use ringmain_client::{Change, Code, Error, Message, QueueSettings};
 use ringmain_tests::nemesis::{self, Fleet, KINDS, Options};
 use ringmain_tests::process::{PATIENCE, wait_for};
 use ringmain_tests::rng::Rng;
@@ -87,8 +87,19 @@ fn a_rotten_node_is_made_whole_and_a_removed_one_says_so() {
     assert_eq!(client.show_queue("q").unwrap().ready, 2_000);
     fleet.restart(3);
 
+    let status = client.cluster_status().unwrap();
+    let incarnation = status.nodes.iter().find(|node| node.node == 3).unwrap().incarnation.unwrap();
     for group in 0..3 {
-        wait_for("node 3 is removed", || client.change_members(group, Change::Remove { node: 3 }).ok());
+        // It is named as it is: one that took its place meanwhile would stay.
+        let other = Change::Remove { node: 3, incarnation: incarnation ^ 1 };
+        let refused =
+            wait_for("the leader has a say", || match client.change_members(group, other.clone()) {
+                Err(Error::Refused { code, .. }) if !code.is_retryable() => Some(code),
+                _ => None,
+            });
+        assert_eq!(refused, Code::Unsupported);
+        let change = Change::Remove { node: 3, incarnation };
+        wait_for("node 3 is removed", || client.change_members(group, change.clone()).ok());
     }
     let removed = fleet.take(3).unwrap().ended();
     assert_ne!(removed.code, Some(0));

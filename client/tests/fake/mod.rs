@@ -91,7 +91,8 @@ pub(crate) struct State {
     pub(crate) not_leader: u64,
     /// Changes of members asked for: those to refuse as pending, and those done.
     pub(crate) pending_changes: u32,
-    pub(crate) changes: Vec<(u32, u32, u32)>,
+    /// Group, node to add, and node and incarnation to remove.
+    pub(crate) changes: Vec<(u32, u32, (u32, u32))>,
     pub(crate) groups: u32,
     pub(crate) inflight_frames_max: u32,
     pub(crate) shards: Vec<u16>,
@@ -623,7 +624,8 @@ impl Connection {
                 self.refuse(number, Code::MembershipPending);
             }
             Request::ChangeMembers(words) => {
-                state.changes.push((words.group, words.add_node, words.remove_node));
+                let removed = (words.remove_node, words.remove_incarnation);
+                state.changes.push((words.group, words.add_node, removed));
                 self.reply(number, &Done { index: 1, count: 0 });
             }
             _ => self.refuse(number, Code::Unsupported),

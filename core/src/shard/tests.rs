@@ -4,8 +4,8 @@ use super::*;
 use crate::boot::Replay;
 use ringmain_net::frame::{Frame, encode, split};
 use ringmain_net::protocol::{
-    CreateQueue, Hello, MessageHead, OpenQueue, OpenSession, Outcome, PROTOCOL, Publish, PurgeQueue,
-    QueueInfo, QueueSettings, Reply, Settle, SettleRun, ShowQueue, Subscribe, Words,
+    ChangeMembers, CreateQueue, Hello, MessageHead, OpenQueue, OpenSession, Outcome, PROTOCOL, Publish,
+    PurgeQueue, QueueInfo, QueueSettings, Reply, Settle, SettleRun, ShowQueue, Subscribe, Words,
 };
 use ringmain_wal::{PAGE_BYTES, Recovery, SegmentFile, SegmentHeader};
 use std::collections::BTreeMap;
@@ -227,6 +227,30 @@ impl World {
         outcome
     }
 
+    /// Adds and removes replicas, each a node and its incarnation, and tells "done" or the code of the refusal.
+    fn change_members(&mut self, add: Option<(u32, u32)>, remove: Option<(u32, u32)>) -> String {
+        let (add_node, add_incarnation) = add.unwrap_or_default();
+        let (remove_node, remove_incarnation) = remove.unwrap_or_default();
+        let (host, port) = ("node2", 7411);
+        let change = ChangeMembers {
+            group: 0,
+            add_node,
+            add_incarnation,
+            host,
+            port,
+            remove_node,
+            remove_incarnation,
+        };
+        self.ask(&change, &[]);
+        let mut outcome = String::new();
+        self.replies(|_, reply| match reply {
+            Reply::Done(_) => outcome += "done",
+            Reply::Refused(refused) => outcome += &format!("{:?}", refused.code()),
+            _ => {}
+        });
+        outcome
+    }
+
     fn subscribe(&mut self, queue: u64, credit: u32) -> u32 {
         self.ask(&Subscribe { queue, credit }, &[]);
         let received = self.received.clone();
@@ -437,4 +461,33 @@ fn nothing_is_told_before_what_was_acknowledged_is_applied() {
         }
     });
     assert_eq!(refused, [(2, Code::Busy), (3, Code::Busy)]);
+}
+
+#[test]
+fn member_is_removed_as_the_replica_that_was_meant() {
+    let mut world = World::new();
+    let members = |world: &World| -> Vec<(u32, u32)> {
+        world.shard.groups[0].book.members.iter().map(|member| (member.node, member.incarnation)).collect()
+    };
+    for (add, remove, outcome, left) in [
+        (Some((2, 5)), None, "done", &[(1, 1), (2, 5)][..]),
+        (Some((2, 5)), None, "done", &[(1, 1), (2, 5)]),
+        (Some((2, 6)), None, "Unsupported", &[(1, 1), (2, 5)]),
+        // Whoever has not heard the answer asks once more.
+        (Some((2, 6)), Some((2, 5)), "done", &[(1, 1), (2, 6)]),
+        (Some((2, 6)), Some((2, 5)), "done", &[(1, 1), (2, 6)]),
+        // The newcomer is not the one that was seen.
+        (None, Some((2, 5)), "Unsupported", &[(1, 1), (2, 6)]),
+        (Some((2, 7)), Some((2, 5)), "Unsupported", &[(1, 1), (2, 6)]),
+        (None, Some((2, 0)), "Malformed", &[(1, 1), (2, 6)]),
+        (None, Some((2, 6)), "done", &[(1, 1)]),
+        (None, Some((2, 6)), "done", &[(1, 1)]),
+        (Some((2, 7)), Some((2, 6)), "done", &[(1, 1), (2, 7)]),
+        (None, Some((1, 1)), "Unsupported", &[(1, 1), (2, 7)]),
+    ] {
+        assert_eq!(world.change_members(add, remove), outcome, "{add:?} {remove:?}");
+        assert_eq!(members(&world), left, "{add:?} {remove:?}");
+        // Nobody has heard of a node 2: a vote of his would be one that is never given.
+        assert_eq!(world.shard.group_members(0).unwrap().voters, [replica_id(1, 1)]);
+    }
 }

@@ -139,7 +139,8 @@ pub struct MoveLeader {
     pub node: u32,
 }
 
-/// Adds a node to a group's members, or removes one, or both; answered by `Done`, at once if it is so already.
+/// Adds a node to a group's members, or removes one, or both; answered by `Done`, at once if it is so already. Both are named
+/// as replicas: a node that has got another data directory meanwhile is somebody else, and is neither.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Archive, Serialize)]
 pub struct ChangeMembers<'a> {
     /// The group's number in the cluster.
@@ -153,6 +154,7 @@ pub struct ChangeMembers<'a> {
     pub port: u16,
     /// 0: none.
     pub remove_node: u32,
+    pub remove_incarnation: u32,
 }
 
 /// Bytes of the root of a `Publish` archive.
@@ -166,7 +168,7 @@ const _: () = assert!(size_of::<ArchivedPublish<'_>>() == PUBLISH_ROOT_BYTES);
 const _: () = assert!(size_of::<ArchivedSubscribe>() == 12);
 const _: () = assert!(size_of::<ArchivedSettle<'_>>() == 12);
 const _: () = assert!(size_of::<ArchivedMoveLeader>() == 8);
-const _: () = assert!(size_of::<ArchivedChangeMembers<'_>>() == 26);
+const _: () = assert!(size_of::<ArchivedChangeMembers<'_>>() == 30);
 
 words! {
     Hello<'_> => Hello;
@@ -356,6 +358,7 @@ fn decode_change_members<'a>(frame: &Frame<'a>) -> Result<ChangeMembers<'a>, Fra
         host: name(Kind::ChangeMembers, archived.host.as_str())?,
         port: archived.port.to_native(),
         remove_node: archived.remove_node.to_native(),
+        remove_incarnation: archived.remove_incarnation.to_native(),
     })
 }
 

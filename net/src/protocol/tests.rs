@@ -38,7 +38,7 @@ const GOLDEN: &[(&str, &str)] = &[
     ("MoveLeader", "20000000aeb58028011000000800000010000000000000002100000002000000"),
     (
         "ChangeMembers",
-        "3f000000b74205b5011100002700000011000000000000006e6f6465342e6578616d706c652100000004000000020000008d000000e7ffffff141e03000000",
+        "43000000c0f52867011100002b00000011000000000000006e6f6465342e6578616d706c652100000004000000020000008d000000e7ffffff141e0300000005000000",
     ),
     (
         "Welcome",
@@ -199,6 +199,7 @@ fn requests() -> Vec<Vec<u8>> {
         host: "node4.example",
         port: 7700,
         remove_node: 3,
+        remove_incarnation: 5,
     };
     vec![
         encoded(1, &Hello { protocol: PROTOCOL, cluster, agent: "ringmain-client/1" }, &[]),

@@ -61,8 +61,15 @@ fn requests() -> Vec<Vec<u8>> {
     let name = "a name that is longer than eight bytes";
     let settings = QueueSettings { dead_letter: name.to_owned(), ..QueueSettings::default() };
     let heads = [MessageHead { payload_bytes: 4, key_bytes: 1, ..MessageHead::default() }; 20];
-    let change =
-        ChangeMembers { group: 1, add_node: 2, add_incarnation: 3, host: name, port: 4, remove_node: 5 };
+    let change = ChangeMembers {
+        group: 1,
+        add_node: 2,
+        add_incarnation: 3,
+        host: name,
+        port: 4,
+        remove_node: 5,
+        remove_incarnation: 6,
+    };
     let run = SettleRun { sequence: 1, count: 2, deliveries: 1, priority: 0, outcome: Outcome::Nack };
     vec![
         encoded(&Hello { protocol: PROTOCOL, cluster: 0, agent: name }, &[]),

@@ -51,7 +51,7 @@ pub(super) fn add(client: &Client, output: Format, wanted: &Peer) -> Result<(), 
     }
     let address = &wanted.address;
     let change = Change::Add { node, incarnation, host: address.host.clone(), port: address.port };
-    change_all(client, &health, &change)?;
+    change_all(client, &health, |_| Some(change.clone()))?;
     wait(client, |health| joined(health, node))?;
     finish(output, &Changed { node, done: "added", groups: health.groups.len() as u64 })
 }
@@ -68,7 +68,11 @@ pub(super) fn remove(client: &Client, output: Format, node: u32) -> Result<(), F
             "node {node} is the last one of the cluster, which would be gone"
         )));
     }
-    change_all(client, &health, &Change::Remove { node })?;
+    // Each group's own member: the groups take a newcomer in the place of another one after the other.
+    change_all(client, &health, |group| {
+        let member = group.member(node)?;
+        Some(Change::Remove { node, incarnation: member.incarnation })
+    })?;
     wait(client, |health| left(health, node))?;
     finish(output, &Changed { node, done: "removed", groups })
 }
@@ -97,10 +101,15 @@ fn incarnation_at(client: &Client, health: &Health, wanted: &Peer) -> Result<u32
 }
 
 /// Asks the leader of each group in turn. One that is busy, changing already or handing over is asked again by the client.
-fn change_all(client: &Client, health: &Health, change: &Change) -> Result<(), Failure> {
+fn change_all(
+    client: &Client,
+    health: &Health,
+    change: impl Fn(&Group) -> Option<Change>,
+) -> Result<(), Failure> {
     for group in &health.groups {
+        let Some(change) = change(group) else { continue };
         let told = |error| Failure::told(format!("group {}: {}", group.group, link::reason(error)));
-        client.change_members(group.group, change.clone()).map_err(told)?;
+        client.change_members(group.group, change).map_err(told)?;
     }
     Ok(())
 }

@@ -94,7 +94,6 @@ impl Operator {
         let removes = stale.filter(|_| is_replaced || missing.is_none() || context.rng.one_in(2));
         let adds = missing.filter(|missing| {
             let is_in_the_way = info.members.iter().any(|member| member.node == missing.node);
-            // To remove a node by its number alone could hit what has taken its place meanwhile.
             removes.is_none() || is_replaced || !is_in_the_way && context.rng.one_in(2)
         });
         let change = ChangeMembers {
@@ -104,6 +103,7 @@ impl Operator {
             host: adds.map_or("", |member| &member.address.host),
             port: adds.map_or(0, |member| member.address.port),
             remove_node: removes.map_or(0, |member| member.node),
+            remove_incarnation: removes.map_or(0, |member| member.incarnation),
         };
         context.say(self.request, &change);
         if context.rng.one_in(3) {
