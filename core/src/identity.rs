@@ -7,9 +7,11 @@
 //!                     afterwards: to identity.toml.new, made durable, renamed
 //! DIR/lock            held with flock(2) as long as the process lives; the text in it is the holder's process id
 //! DIR/shard-0000/ …   the log of each shard
+//! DIR/spared-0000 …   there as long as the other nodes can make that shard whole
 //! ```
 
 mod document;
+mod spared;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -20,6 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::config::{Bytes, Config};
 use crate::formation::{ClusterLayout, Founder, State};
 use document::{FORMAT, Refusal};
+pub(crate) use spared::Spared;
 
 const IDENTITY: &str = "identity.toml";
 const IDENTITY_NEW: &str = "identity.toml.new";
@@ -235,6 +238,17 @@ impl DataDirectory {
         identity.write(&self.path)?;
         self.identity = identity;
         Ok(())
+    }
+
+    /// What is known of whether the other nodes can do without this shard's log.
+    pub(crate) fn spared(&self, shard: u32) -> Spared {
+        assert!(shard < self.identity.shards);
+        Spared::new(&self.path, shard)
+    }
+
+    /// The other nodes have all that was acknowledged, and can make this one whole.
+    pub fn is_spared(&self) -> bool {
+        (0..self.identity.shards).all(|shard| self.spared(shard).holds())
     }
 
     /// Where one shard keeps its log.
@@ -653,6 +667,26 @@ mod tests {
         }
         fs::write(&path, [0xff; 64]).unwrap();
         assert!(refusal(&config).contains("it is not text"));
+    }
+
+    #[test]
+    fn node_is_spared_once_each_of_its_shards_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        let made = DataDirectory::open(&config, 2).unwrap();
+        assert!(!made.is_spared());
+        made.spared(0).record(true).unwrap();
+        assert!(!made.is_spared());
+        made.spared(1).record(true).unwrap();
+        assert!(made.is_spared());
+        drop(made);
+        let again = DataDirectory::open(&config, 2).unwrap();
+        assert!(again.is_spared());
+        let mut second = again.spared(1);
+        for (is_spared, times) in [(true, 2), (false, 2), (true, 1), (false, 1)] {
+            (0..times).for_each(|_| second.record(is_spared).unwrap());
+            assert_eq!(again.is_spared(), is_spared);
+        }
     }
 
     #[test]

@@ -190,6 +190,13 @@ impl Group {
         self.propose_members(&voters, &learners, &book)
     }
 
+    /// The voters on other nodes are a majority by themselves: they have all that was acknowledged, and one of them can lead.
+    pub(crate) fn is_spared(&self) -> bool {
+        let (voters, node) = (self.replica.members().voters, node_of(self.replica.id()));
+        let others = voters.iter().filter(|voter| node_of(**voter) != node).count();
+        voters.len() < 2 * others
+    }
+
     /// The member that was is gone for ever, and this one takes its place as a learner.
     pub(crate) fn replace_member(&mut self, before: u64, member: &Member) {
         let is_active = self.replica.progress().any(|peer| peer.id == before && peer.is_active);

@@ -57,7 +57,7 @@ impl Node {
                     failure
                 }
             };
-            if !failure.is_rot() || !has_peers(&directory) {
+            if !failure.is_rot() || !directory.is_spared() {
                 return Err(failure);
             }
             quarantine(&mut directory, &failure)?;
@@ -88,6 +88,7 @@ impl Node {
             let start = Launch {
                 options: node.shard_options(config, shard, connections_max),
                 directory: node.directory.shard_path(shard),
+                spared: node.directory.spared(shard),
                 listener,
                 cpu: cpus.get((shard % cores) as usize).copied(),
                 is_spinning: config.spin,
@@ -159,7 +160,7 @@ impl Node {
         let (outcome, mut directory) = self.wind_up();
         if let Err(failure) = &outcome
             && failure.is_rot()
-            && has_peers(&directory)
+            && directory.is_spared()
         {
             quarantine(&mut directory, failure)?;
         }
@@ -230,12 +231,6 @@ fn founders(founders: &[Founder]) -> Vec<Member> {
         address: Address { host: founder.address.host.clone(), port: founder.address.port },
     };
     founders.iter().map(member).collect()
-}
-
-/// Other nodes hold what this one held.
-fn has_peers(directory: &DataDirectory) -> bool {
-    let identity = directory.identity();
-    identity.founders.iter().any(|founder| founder.node != identity.node)
 }
 
 fn quarantine(directory: &mut DataDirectory, failure: &Failure) -> Result<(), Failure> {

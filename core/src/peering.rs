@@ -238,6 +238,7 @@ impl Shard {
         if is_new {
             let books: Vec<&Book> = self.groups.iter().map(|group| &group.book).collect();
             self.peers.keep(&books, &mut self.outbox);
+            output.is_spared = Some(self.groups.iter().all(Group::is_spared));
             let me = self.options.replica();
             if self.is_joining && books.iter().all(|book| book.find(me).is_some()) {
                 (self.is_joining, output.has_joined) = (false, true);

@@ -24,6 +24,7 @@ mod signal;
 use crate::boot::Replay;
 use crate::connection::ConnectionId;
 use crate::failure::Failure;
+use crate::identity::Spared;
 use crate::readback::ReadWindow;
 use crate::shard::{Input, Output, Shard, ShardOptions};
 use crate::time::Time;
@@ -59,6 +60,7 @@ pub(crate) const REFUSALS_MAX: usize = 16;
 pub(crate) struct Launch {
     pub(crate) options: ShardOptions,
     pub(crate) directory: PathBuf,
+    pub(crate) spared: Spared,
     pub(crate) listener: Listener,
     /// `None`: wherever the system likes.
     pub(crate) cpu: Option<usize>,
@@ -153,6 +155,7 @@ pub(crate) struct Host {
     /// What was said already, so that it is not said again and again.
     noticed: RefCell<BTreeSet<String>>,
     news: flume::Sender<News>,
+    spared: RefCell<Spared>,
     /// The shard has something to do.
     turn: Signal,
     /// The last turn had more to do than its share.
@@ -169,9 +172,9 @@ pub(crate) struct Host {
 }
 
 async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Failure> {
-    let Launch { options, directory, listener, is_spinning, ready, news, .. } = launch;
+    let Launch { options, directory, spared, listener, is_spinning, ready, news, .. } = launch;
     let _ended = EndNotice(news.clone());
-    let (host, acceptor) = match open(options, directory.clone(), listener, news).await {
+    let (host, acceptor) = match open(options, directory.clone(), spared, listener, news).await {
         Ok(opened) => opened,
         Err(error) => {
             // The one who waits for it decides what to say.
@@ -231,6 +234,7 @@ async fn run(launch: Launch, inbox: flume::Receiver<Command>) -> Result<(), Fail
 async fn open(
     options: ShardOptions,
     directory: PathBuf,
+    spared: Spared,
     listener: Listener,
     news: flume::Sender<News>,
 ) -> Result<(Rc<Host>, Acceptor), Failure> {
@@ -267,6 +271,7 @@ async fn open(
         dials: Dials::default(),
         noticed: RefCell::default(),
         news,
+        spared: RefCell::new(spared),
         turn: Signal::default(),
         is_unfinished: Cell::new(false),
         deadline: Signal::default(),
@@ -430,6 +435,12 @@ impl Host {
     fn carry(self: &Rc<Self>, output: &mut Output) {
         if let Some(failure) = output.failure.take() {
             self.end(Err(failure));
+            return;
+        }
+        if let Some(is_spared) = output.is_spared.take()
+            && let Err(error) = self.spared.borrow_mut().record(is_spared)
+        {
+            self.end(Err(Failure::Identity(error)));
             return;
         }
         for id in output.resumes.drain(..) {

@@ -172,6 +172,9 @@ pub struct Output {
     pub notices: Vec<String>,
     /// A node that was no member is one in every group here. Said once.
     pub has_joined: bool,
+    /// The membership has changed: whether the other nodes are a majority of every group without this one. That they are not is
+    /// to be durable before anything else is carried out.
+    pub is_spared: Option<bool>,
     /// The process must end: something promised cannot be kept.
     pub failure: Option<Failure>,
     /// The turn's share is done and there is more to do: another turn should follow.

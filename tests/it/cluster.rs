@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringmain_client::blocking::Client;
 use ringmain_client::{Change, Code, Error, Message, QueueSettings};
 use ringmain_tests::nemesis::{self, Fleet, KINDS, Options};
-use ringmain_tests::process::{PATIENCE, wait_for};
+use ringmain_tests::process::{PATIENCE, Setup, free_ports, wait_for};
 use ringmain_tests::rng::Rng;
 
 use crate::process::program;
@@ -106,6 +106,73 @@ fn a_rotten_node_is_made_whole_and_a_removed_one_says_so() {
     assert!(removed.stderr.contains("this node was removed from the cluster"), "{}", removed.stderr);
     producer.publish(&Message::new("x"), PATIENCE).unwrap();
     assert_eq!(client.show_queue("q").unwrap().ready, 2_001);
+}
+
+#[test]
+fn a_node_that_grew_from_one_is_made_whole_as_long_as_others_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let base = free_ports(3, &mut Rng::new(5));
+    let port = |node: u32| base + node as u16 - 1;
+    let setup = |node: u32, listed: &[u32]| {
+        let data = directory.path().join(format!("node-{node}"));
+        let nodes = listed.iter().map(|node| (*node, port(*node))).collect();
+        Setup { node, port: port(node), nodes, ..Setup::new(&program(), &data) }
+    };
+    let first = setup(1, &[]).start().unwrap();
+    let addresses: Vec<String> = (1..=3).map(|node| format!("127.0.0.1:{}", port(node))).collect();
+    let client = Client::builder().call_timeout(PATIENCE).connect(&addresses.join(",")).unwrap();
+    client.create_queue("q", &QueueSettings::default()).unwrap();
+    let mut producer = client.producer("q").unwrap();
+    for _ in 0..100 {
+        producer.publish_batch(&vec![Message::owned(vec![7; 1000]); 20], PATIENCE).unwrap();
+    }
+    let mut others = [2, 3].map(|node| Some(setup(node, &[1, node]).start().unwrap()));
+    for node in [2, 3] {
+        let incarnation = client.identify(&addresses[node as usize - 1]).unwrap().incarnation;
+        let add = Change::Add { node, incarnation, host: "127.0.0.1".to_owned(), port: port(node) };
+        client.change_members(0, add).unwrap();
+    }
+    wait_for("all three vote", || (voters(&client).len() == 3).then_some(()));
+
+    let before = client.identify(&addresses[0]).unwrap().incarnation;
+    first.kill();
+    let data = directory.path().join("node-1");
+    rot(&data.join("shard-0000"));
+    let first = setup(1, &[]).start().unwrap_or_else(|ended| panic!("{}", ended.stderr));
+    wait_for("the rotten node is a member again", || {
+        first.stderr().contains("node 1 is a member of the cluster").then_some(())
+    });
+    assert!(data.join("quarantined-1").join("shard-0000").exists(), "nothing is ever deleted");
+    let whole = wait_for("its vote counts again", || {
+        let voters = voters(&client);
+        let own = voters.iter().find(|(node, _)| *node == 1).map(|(_, incarnation)| *incarnation);
+        own.filter(|own| *own != before && voters.len() == 3)
+    });
+    // Everybody but node 3 is a majority only with what node 1 has got.
+    others[1] = None;
+    assert_eq!(client.show_queue("q").unwrap().ready, 2_000);
+    others[1] = Some(setup(3, &[1, 3]).start().unwrap());
+    for (node, incarnation) in voters(&client).into_iter().filter(|(_, incarnation)| *incarnation != whole) {
+        let change = Change::Remove { node, incarnation };
+        wait_for("it is removed", || client.change_members(0, change.clone()).ok());
+    }
+    wait_for("node 1 is alone", || (voters(&client) == [(1, whole)]).then_some(()));
+
+    first.kill();
+    rot(&data.join("shard-0000"));
+    let ended = setup(1, &[]).start().expect_err("its log is the only one");
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("shard-0000: segment 1: "), "{}", ended.stderr);
+    assert!(data.join("shard-0000").exists());
+    assert!(!data.join("quarantined-2").exists());
+}
+
+/// Node and incarnation of those whose vote the leader of the first group counts; nobody where none answers.
+fn voters(client: &Client) -> Vec<(u32, u32)> {
+    let Ok(status) = client.cluster_status() else { return Vec::new() };
+    let mut groups = status.nodes.iter().flat_map(|node| &node.groups);
+    let members = groups.find(|group| group.is_leader).map_or(&[][..], |group| &group.members);
+    members.iter().filter(|member| member.is_voter).map(|member| (member.node, member.incarnation)).collect()
 }
 
 /// Whether each group's leader counts the vote of this node.
