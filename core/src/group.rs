@@ -545,7 +545,7 @@ impl Group {
         assert_eq!(self.engine.applied(), self.replica.applied());
     }
 
-    /// 20 ms have passed. Without room in the log nothing could be promised: then time stands still here, and others
+    /// 25 ms have passed. Without room in the log nothing could be promised: then time stands still here, and others
     /// take over.
     pub(crate) fn tick(&mut self, log: &Log) {
         if log.room(LOG_RESERVE_BYTES as u64) {

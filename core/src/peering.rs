@@ -23,8 +23,8 @@ use ringmain_net::peer::{
 use ringmain_replication::{Entry, EntryKind, Index, Kind, Message, Plain, PlainSnapshot, Progress, Term};
 use ringmain_wal::{GroupId, Log, Sequence};
 
-/// The unit of elections and heartbeats.
-pub(crate) const TICK_NS: u64 = 20_000_000;
+/// The unit of elections and heartbeats: what an idle node costs is its wake-ups, and what a failover costs is ten of these.
+pub(crate) const TICK_NS: u64 = 25_000_000;
 /// A leader whose disk has finished no write for so long, with one under way, hands over.
 const STALL_NS: u64 = 500_000_000;
 /// A node that came back has this long to settle before it leads again.

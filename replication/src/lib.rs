@@ -8,7 +8,7 @@
 //! ```text
 //! propose(batch)      one group-commit batch = one entry; answers the (term, index) it will have if it commits
 //! on_message(message) from a peer
-//! tick()              every 20 ms
+//! tick()              every 25 ms
 //! on_persisted(token) every write up to this one is on the disk
 //! read_index(number)   asks whether this replica still leads; the answer is among `reads`
 //! drive(&mut effects) after any of these:

@@ -18,9 +18,9 @@ use crate::{Entry, Error, GroupId, HardState, Index, Refusal, Restored, Term, en
 
 pub use crate::log::ENTRY_BYTES_OVERHEAD;
 
-/// A leader is heard every 40 ms.
+/// A leader is heard every 50 ms.
 pub const HEARTBEAT_TICKS: usize = 2;
-/// An election starts after 10 to 14 silent ticks where the preferred leader is, 15 to 19 elsewhere: 200 to 400 ms, well
+/// An election starts after 10 to 14 silent ticks where the preferred leader is, 15 to 19 elsewhere: 250 to 475 ms, well
 /// above the longest stall of a shard.
 pub const ELECTION_TICKS: usize = 10;
 /// Of proposals that no majority has yet. Above it a proposal is refused as `Busy`.
@@ -39,7 +39,7 @@ const MESSAGES_IN_FLIGHT_MAX: usize = 256;
 /// Dropping a thousand at once would be a stall of its own.
 const ENTRIES_DROPPED_MAX: usize = 64;
 /// Behind one stalled write. Raft lives with lost messages; memory does not live with a heartbeat's answer every
-/// 40 ms for as long as a disk is silent.
+/// 50 ms for as long as a disk is silent.
 const MESSAGES_HELD_MAX: usize = 4096;
 
 /// Who this replica is. `id` is the replica's for all time: it is never given to another disk.
@@ -196,7 +196,7 @@ impl Replica {
         Ok((self.term(), index))
     }
 
-    /// Every 20 ms.
+    /// Every 25 ms.
     pub fn tick(&mut self) {
         if self.is_leader() || self.may_stand() {
             self.node.tick();
