@@ -15,10 +15,13 @@
 //!   and no task is always runnable: a turn is bounded, and what is left over waits for the next;
 //! - a waker that another thread can hold belongs to a task that lives as long as the shard: only the inbox
 //!   task waits on a foreign channel;
-//! - every task is cancelled and awaited before the executor ends, or its descriptors would leak.
+//! - every task is cancelled and awaited before the executor ends, or its descriptors would leak;
+//! - a panic ends the process where it happens: an executor that unwinds waits for completions that never come, and
+//!   whoever joins it waits for ever.
 
 mod dial;
 mod link;
+mod panic;
 mod signal;
 
 use crate::boot::Replay;
@@ -124,10 +127,19 @@ pub(crate) fn launch(launch: Launch) -> Result<ShardThread, Failure> {
     if launch.is_spinning {
         builder = builder.spin_before_park(SPIN_BEFORE_PARK);
     }
-    let handle = builder
-        .spawn(move || run(launch, inbox))
-        .map_err(|error| Failure::Runtime { why: error.to_string() })?;
-    Ok(ShardThread { commands, handle })
+    Ok(ShardThread { commands, handle: start(builder, move || run(launch, inbox))? })
+}
+
+fn start<T: Send + 'static, F: Future<Output = T> + 'static>(
+    builder: LocalExecutorBuilder,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> Result<ExecutorJoinHandle<T>, Failure> {
+    panic::end_the_process_on_shards();
+    let marked = move || {
+        panic::mark_shard();
+        work()
+    };
+    builder.spawn(marked).map_err(|error| Failure::Runtime { why: error.to_string() })
 }
 
 /// A shard and the devices around it. Invariant: no borrow of a cell lives across an `.await`.
@@ -604,3 +616,6 @@ impl Clock {
         Time((self.wall + self.started.elapsed()).as_nanos() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests;
