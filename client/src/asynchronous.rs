@@ -92,7 +92,7 @@ impl Builder<Client> {
         let mut options = self.finish(addresses)?;
         options.idle = IdleStrategy::Park;
         let driver = Driver::new(options)?;
-        let waker = driver.waker()?;
+        let waker = driver.waker();
         let signals = Arc::new(Signals::default());
         let (commands, received) = flume::bounded(COMMANDS_MAX);
         let (happened, events) = flume::bounded(EVENTS_MAX);

@@ -1,7 +1,7 @@
 //! Sockets for a [`Machine`]: dials, reads, writes and waits, on whichever thread calls it.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,8 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::machine::window::Slices;
-use crate::options::{Address, IdleStrategy, Options};
+use crate::options::{IdleStrategy, Options};
+use crate::resolver::{self, Resolver};
 
 /// The token of the waker; links have their index.
 const WAKER: Token = Token(usize::MAX);
@@ -38,7 +39,10 @@ pub(crate) struct Driver {
     sockets: Vec<Option<Socket>>,
     /// Only a driver that sleeps has one: registering sockets costs those that spin.
     poll: Option<(Poll, Events)>,
+    /// Its one waker, which wakes it from elsewhere.
+    waker: Option<Arc<Waker>>,
     idle: IdleStrategy,
+    resolver: Resolver,
 }
 
 impl Driver {
@@ -46,21 +50,22 @@ impl Driver {
         let system = |error: &dyn std::fmt::Display| Error::System { reason: error.to_string() };
         let idle = options.idle;
         let seed = getrandom::u64().map_err(|error| system(&error))?;
-        let poll = match idle {
+        let (poll, waker) = match idle {
             IdleStrategy::Park => {
                 let poll = Poll::new().map_err(|error| system(&error))?;
-                Some((poll, Events::with_capacity(EVENTS_PER_WAIT)))
+                let waker = Waker::new(poll.registry(), WAKER).map_err(|error| system(&error))?;
+                (Some((poll, Events::with_capacity(EVENTS_PER_WAIT))), Some(Arc::new(waker)))
             }
-            IdleStrategy::Spin | IdleStrategy::Yield => None,
+            IdleStrategy::Spin | IdleStrategy::Yield => (None, None),
         };
-        Ok(Self { machine: Machine::new(options, seed, Instant::now()), sockets: Vec::new(), poll, idle })
+        let resolver = Resolver::new(resolver::ask_system, waker.clone());
+        let machine = Machine::new(options, seed, Instant::now());
+        Ok(Self { machine, sockets: Vec::new(), poll, waker, idle, resolver })
     }
 
     /// What wakes this driver's thread from elsewhere; only for one that sleeps.
-    pub(crate) fn waker(&self) -> Result<Arc<Waker>, Error> {
-        let (poll, _) = self.poll.as_ref().expect("the caller chose to sleep");
-        let waker = Waker::new(poll.registry(), WAKER);
-        waker.map(Arc::new).map_err(|error| Error::System { reason: error.to_string() })
+    pub(crate) fn waker(&self) -> Arc<Waker> {
+        self.waker.clone().expect("the caller chose to sleep")
     }
 
     /// Does what can be done without waiting. Answers whether anything moved.
@@ -93,6 +98,7 @@ impl Driver {
     /// Ends all connections for good. What has no answer gets none.
     pub(crate) fn end(&mut self) {
         self.machine.forget();
+        (0..self.sockets.len()).for_each(|index| self.resolver.forget(index));
         self.sockets.clear();
     }
 
@@ -123,6 +129,7 @@ impl Driver {
             if let Some(socket) = self.sockets.get_mut(index) {
                 *socket = None;
             }
+            self.resolver.forget(index);
         }
     }
 
@@ -133,21 +140,31 @@ impl Driver {
             if self.sockets.len() <= index {
                 self.sockets.resize_with(index + 1, || None);
             }
-            match self.open(index, &address, attempt) {
-                Ok(stream) => self.sockets[index] = Some(Socket { stream, connected: false }),
-                Err(error) => self.machine.on_lost(index, reason(&error), now),
+            match resolver::literal(&address) {
+                Some(target) => self.connect(index, target, now),
+                None => self.resolver.ask(index, address, attempt),
+            }
+        }
+        while let Some((index, found)) = self.resolver.poll() {
+            moved = true;
+            match found {
+                Ok(target) => self.connect(index, target, now),
+                Err(reason) => self.machine.on_lost(index, reason, now),
             }
         }
         moved
     }
 
-    /// Begins to connect. A host name is looked up, which may take the system's resolver some time.
-    fn open(&self, index: usize, address: &Address, attempt: u32) -> io::Result<TcpStream> {
-        let found: Vec<SocketAddr> = (address.host.as_str(), address.port).to_socket_addrs()?.collect();
-        let Some(target) = found.get(attempt as usize % found.len().max(1)) else {
-            return Err(io::Error::new(ErrorKind::NotFound, "the host has no address"));
-        };
-        let mut stream = TcpStream::connect(*target)?;
+    fn connect(&mut self, index: usize, target: SocketAddr, now: Instant) {
+        match self.open(index, target) {
+            Ok(stream) => self.sockets[index] = Some(Socket { stream, connected: false }),
+            Err(error) => self.machine.on_lost(index, reason(&error), now),
+        }
+    }
+
+    /// Begins to connect.
+    fn open(&self, index: usize, target: SocketAddr) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(target)?;
         if let Some((poll, _)) = &self.poll {
             poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         }

@@ -63,6 +63,7 @@ mod machine;
 mod message;
 mod options;
 mod receipt;
+mod resolver;
 
 pub use cluster::{Change, Cluster, ClusterStatus, GroupStatus, MemberStatus, NodeStatus};
 pub use error::{Code, Error};
