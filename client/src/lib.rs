@@ -48,6 +48,12 @@
 //! When the leader is gone, that shard is dialled at all nodes side by side, so that a dead or unreachable node holds up
 //! nobody. Those that answer are asked in turn, every few milliseconds, until one of them leads or knows who does.
 //!
+//! A connection that is needed no more, such as one to a follower that was asked for the leader, ends after 30 s. Those to
+//! the leaders that were found stay, and one at least.
+//!
+//! Host names are looked up on helper threads, so that no call of yours waits for the name service longer than it says; an IP
+//! address needs none.
+//!
 //! # Parts
 //!
 //! The state machine (`machine`) knows no socket, thread or clock; `driver` gives it sockets; the two modules above

@@ -52,6 +52,8 @@ const LINKS_MAX: usize = 4096;
 const TICK: Duration = Duration::from_millis(1);
 /// A link that nobody needs is not dialled; this is only when it is asked about again.
 const UNWANTED: Duration = Duration::from_secs(60);
+/// A connection that nobody needs, as one to a follower after a search for the leader, ends after so long.
+const NEEDLESS_MAX: Duration = Duration::from_secs(30);
 /// How long one of the addresses given has the first word to itself.
 const HEAD_START: Duration = Duration::from_millis(100);
 
@@ -504,15 +506,34 @@ impl Machine {
                 self.event(Event::Silent { address });
                 self.lose(index, format!("silent for {silence_max:?}"), now);
             }
-            Phase::Up if self.links[index].stranger && !self.is_wanted(index) => {
-                self.lose(index, "needed no more", now);
-            }
-            Phase::Up => {
-                let link = &mut self.links[index];
-                link.pinged = Some(now);
-                link.request(Pending::Ping, &Ping);
-            }
+            Phase::Up => self.on_quiet(index, now),
         }
+    }
+
+    /// Nothing was heard for a while.
+    fn on_quiet(&mut self, index: usize, now: Instant) {
+        if self.is_needless(index, now) {
+            return self.lose(index, "needed no more", now);
+        }
+        let link = &mut self.links[index];
+        link.pinged = Some(now);
+        link.request(Pending::Ping, &Ping);
+    }
+
+    /// Whether nobody has needed this connection for long. Those to known leaders stay, and one at least, so that the client
+    /// knows the cluster; a stranger's ends as soon as it has answered.
+    fn is_needless(&mut self, index: usize, now: Instant) -> bool {
+        let link = &self.links[index];
+        if link.stranger {
+            return !self.is_wanted(index);
+        }
+        let is_used = link.owes() || !link.consumers.is_empty() || !link.sendable.is_empty();
+        let is_needed = is_used || self.places.is_leader(index) || self.is_wanted(index);
+        let is_other = |(other, link): (usize, &Link)| other != index && link.is_up() && !link.stranger;
+        if is_needed || !self.links.iter().enumerate().any(is_other) {
+            self.links[index].needed = now;
+        }
+        now.saturating_duration_since(self.links[index].needed) >= NEEDLESS_MAX
     }
 
     /// When [`Machine::on_time`] has something to do again, at the latest.

@@ -72,6 +72,8 @@ pub(crate) struct Link {
     pub(crate) limits: Limits,
     /// When the shard last said anything.
     pub(crate) heard: Instant,
+    /// When somebody was last found to need it.
+    pub(crate) needed: Instant,
     /// When it was asked whether it lives, if it has said nothing since.
     pub(crate) pinged: Option<Instant>,
     /// Whose frames are to be sent, in turn. The first may be in the middle of a frame.
@@ -107,6 +109,7 @@ impl Link {
             parked: false,
             limits,
             heard: now,
+            needed: now,
             pinged: None,
             sendable: VecDeque::new(),
             consumers: BTreeMap::new(),
@@ -152,6 +155,7 @@ impl Link {
     pub(crate) fn welcome(&mut self, welcome: &Welcome, now: Instant) {
         self.phase = Phase::Up;
         self.up_since = now;
+        self.needed = now;
         self.last_error = None;
         self.node = Some(welcome.node);
         self.shard = Some(welcome.shard);
@@ -187,6 +191,11 @@ impl Link {
     pub(crate) fn answered(&mut self, request: u64) -> Option<Pending> {
         let index = self.requests.binary_search_by_key(&request, |(number, _)| *number).ok()?;
         self.requests.remove(index).map(|(_, pending)| pending)
+    }
+
+    /// Whether it owes an answer to anything but a ping.
+    pub(crate) fn owes(&self) -> bool {
+        self.requests.iter().any(|(_, pending)| *pending != Pending::Ping)
     }
 
     /// Settles without an answer.

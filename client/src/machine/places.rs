@@ -194,6 +194,11 @@ impl Places {
         self.leaders.get(&group).copied()
     }
 
+    /// Whether some group is led there, as far as was heard.
+    pub(crate) fn is_leader(&self, link: usize) -> bool {
+        self.leaders.values().any(|leader| *leader == link)
+    }
+
     pub(crate) fn on_leader(&mut self, destination: Option<Destination>, link: usize) {
         if let Some(Destination::Group(group)) = destination {
             self.leaders.insert(group, link);

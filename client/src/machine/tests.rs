@@ -542,3 +542,48 @@ fn a_shard_that_says_nothing_is_passed_over_and_may_still_answer() {
     assert!(world.machine.consumers[&consumer].is_ready());
     assert_eq!(asked(&mut world, third, Kind::Unsubscribe).len(), 1);
 }
+
+/// Time passes, and every ping is answered.
+fn idle(world: &mut World, duration: Duration) {
+    let until = world.now + duration;
+    while world.now < until {
+        world.now += world.machine.options().ping_after;
+        world.machine.on_time(world.now);
+        for link in 0..world.machine.links.len() {
+            if world.machine.links[link].is_up() {
+                world.link = link;
+                let before = world.all_of(link, Kind::Ping).len();
+                for ping in world.sent_of(Kind::Ping).split_off(before) {
+                    world.reply(ping, &Pong);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn connection_that_nobody_needs_ends_and_the_leaders_stays() {
+    let mut world = World::of_nodes(2);
+    idle(&mut world, 2 * NEEDLESS_MAX);
+    assert!(world.machine.links[0].is_up(), "one stays, so that the client knows the cluster");
+    let producer = world.producer(11);
+    world.machine.on_lost(0, "the test says so".to_owned(), world.now);
+    assert_eq!(world.dialled(), [(0, 7400), (1, 2 * 7400)]);
+    world.welcome(1, 2);
+    world.serve();
+    assert_eq!(world.machine.producers[&producer].seat.link, Some(1));
+    world.welcome(0, 1);
+    idle(&mut world, NEEDLESS_MAX / 2);
+    assert!(world.machine.links[0].is_up());
+    idle(&mut world, NEEDLESS_MAX);
+    assert!(!world.machine.links[0].is_up());
+    assert_eq!(world.dialled(), []);
+    // The group that was found stays so, with and without somebody who publishes there.
+    world.machine.leave_producer(producer);
+    idle(&mut world, 2 * NEEDLESS_MAX);
+    assert!(world.machine.links[1].is_up());
+    // Whoever loses it finds the other one again.
+    world.machine.open_consumer("orders", 10, world.now);
+    world.machine.on_lost(1, "the test says so".to_owned(), world.now);
+    assert!(world.dialled().contains(&(0, 7400)));
+}
