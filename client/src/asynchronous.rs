@@ -153,11 +153,18 @@ impl Client {
     }
 
     /// Deletes a queue with everything in it; answers how many messages that was.
+    ///
+    /// If the answer is lost, with its connection or with its leader, it is asked again until the call timeout: a queue
+    /// that is gone by then counts as deleted by this call, of 0 messages. A queue that somebody else makes anew under the
+    /// same name in between is deleted as well.
     pub async fn delete_queue(&self, name: &str) -> Result<u64, Error> {
         self.call_done(Request::DeleteQueue { name: name.to_owned() }).await
     }
 
     /// Removes the ready messages of a queue; answers how many that was.
+    ///
+    /// If the answer is lost, it is asked again until the call timeout; then it is those that were ready at the last try
+    /// which are counted, and gone are those of each.
     pub async fn purge_queue(&self, name: &str) -> Result<u64, Error> {
         self.call_done(Request::PurgeQueue { name: name.to_owned() }).await
     }

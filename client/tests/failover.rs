@@ -6,7 +6,7 @@ mod fake;
 
 use std::time::{Duration, Instant};
 
-use fake::Fake;
+use fake::{Fake, Loss};
 use futures_lite::future::block_on;
 use ringmain_client::blocking::{Client, Consumer, Producer};
 use ringmain_client::{
@@ -283,6 +283,30 @@ fn calls_wait_for_a_leader_and_follow_it() {
     let names: Vec<_> = client.list_queues().unwrap().into_iter().map(|queue| queue.name).collect();
     assert_eq!(names, ["a", "orders"]);
     assert_eq!(client.delete_queue("a").unwrap(), 0);
+}
+
+#[test]
+fn deletion_whose_answer_is_lost_is_done_once_it_is_gone() {
+    let (nodes, client, _producer) = setup(2);
+    // Whoever does not lead has not deleted it: that it is not there is an error, redirected or not.
+    nodes[1].lead();
+    let missing = client.delete_queue("never made");
+    assert!(matches!(missing, Err(Error::Refused { code: Code::NoSuchQueue, .. })), "{missing:?}");
+    for loss in [Loss::OfConnection, Loss::OfLeader] {
+        nodes[0].add_queue("a");
+        nodes[0].put("a", 0, b"x");
+        nodes[0].state().lose_answer = Some(loss);
+        assert_eq!(client.delete_queue("a").unwrap(), 0, "{loss:?}");
+        assert_eq!(nodes[0].state().lose_answer, None);
+        assert!(!nodes[0].state().queues.contains_key("a"));
+        let again = client.delete_queue("a");
+        assert!(matches!(again, Err(Error::Refused { code: Code::NoSuchQueue, .. })), "{again:?}");
+
+        nodes[0].put("orders", 0, b"x");
+        nodes[0].state().lose_answer = Some(loss);
+        assert_eq!(client.purge_queue("orders").unwrap(), 0, "{loss:?}");
+        assert_eq!(client.show_queue("orders").unwrap().ready, 0);
+    }
 }
 
 #[test]

@@ -156,7 +156,7 @@ impl Proposal {
             reply::redirect(turn.outbox, owed.asked, None, leader);
         }
         for asked in self.answers.drain(..).flatten() {
-            reply::redirect(turn.outbox, asked, None, leader);
+            reply::leave_open(turn.outbox, asked, leader);
         }
     }
 

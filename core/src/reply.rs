@@ -65,6 +65,15 @@ pub(crate) fn redirect(
     outbox.send(asked.connection, asked.request, &refused);
 }
 
+/// This node has taken the request and leads no more: whether it is carried out is for the next leader to say.
+pub(crate) fn leave_open(outbox: &mut Outbox, asked: Asked, leader: Option<&Address>) {
+    let detail = "another node leads this queue since, and knows whether this was done";
+    let (redirect_host, redirect_port) = leader.map_or(("", 0), |leader| (leader.host.as_str(), leader.port));
+    let code = Code::LeaderLost as u16;
+    let refused = Refused { code, detail, redirect_host, redirect_port, ..Refused::default() };
+    outbox.send(asked.connection, asked.request, &refused);
+}
+
 /// The answer to a command that depended on the order of the log.
 pub(crate) fn answer(outbox: &mut Outbox, asked: Asked, index: Index, answer: &Answer) {
     let Asked { connection, request } = asked;

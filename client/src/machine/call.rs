@@ -80,6 +80,8 @@ pub(crate) struct Call {
     request: Request,
     deadline: Instant,
     timeout: Duration,
+    /// It may have been carried out already, and the answer was lost.
+    is_uncertain: bool,
     pub(super) seat: Seat,
 }
 
@@ -87,25 +89,19 @@ impl Call {
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
+
+    /// What a refusal means for whoever asked.
+    fn refused(&self, refused: &Refused<'_>) -> Result<Answer, Error> {
+        let is_gone = refused.code() == Code::NoSuchQueue && self.is_uncertain;
+        match self.request {
+            // An earlier try of this very call has deleted it, or somebody else has: it is gone as was asked.
+            Request::DeleteQueue { .. } if is_gone => Ok(Answer::Done(Done { index: 0, count: 0 })),
+            _ => Err(refusal(refused)),
+        }
+    }
 }
 
 impl Request {
-    /// Whether asking twice is the same as asking once.
-    fn is_repeatable(&self) -> bool {
-        match self {
-            Self::CreateQueue { .. }
-            | Self::ShowQueue { .. }
-            | Self::ListQueues { .. }
-            | Self::Metadata
-            | Self::Identify { .. }
-            | Self::ShowGroups { .. }
-            | Self::MoveLeader { .. }
-            | Self::ChangeMembers { .. } => true,
-            // A second time would answer that there is no such queue, or count other messages.
-            Self::DeleteQueue { .. } | Self::PurgeQueue { .. } => false,
-        }
-    }
-
     fn what(&self) -> &'static str {
         match self {
             Self::CreateQueue { .. } => "creating a queue",
@@ -128,7 +124,8 @@ impl Machine {
         let id = self.next_id();
         match self.goal(&request, now) {
             Ok(goal) => {
-                let call = Call { request, deadline: now + timeout, timeout, seat: Seat::new(goal) };
+                let (deadline, seat) = (now + timeout, Seat::new(goal));
+                let call = Call { request, deadline, timeout, is_uncertain: false, seat };
                 self.calls.insert(id, call);
                 self.advance_call(id, now);
             }
@@ -206,15 +203,16 @@ impl Machine {
         }
     }
 
-    /// The connection ended. Calls that may be repeated are, elsewhere; those meant for it alone end with it.
+    /// The connection ended. Calls are repeated elsewhere, since asking twice comes to the same as asking once, later;
+    /// those meant for it alone end with it.
     pub(super) fn detach_calls(&mut self, index: usize, lost: &Error, now: Instant) {
         let here = |seat: &Seat| seat.link == Some(index) || seat.goal == Goal::Link(index);
         let ids: Vec<u64> =
             self.calls.iter().filter(|(_, call)| here(&call.seat)).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(call) = self.calls.get_mut(&id) else { continue };
-            let once = call.seat.asking && !call.request.is_repeatable();
-            if once || call.seat.goal == Goal::Link(index) {
+            call.is_uncertain |= call.seat.asking;
+            if call.seat.goal == Goal::Link(index) {
                 self.answer(id, Err(lost.clone()));
             } else {
                 call.seat.on_unseated(index, lost.clone(), now);
@@ -287,6 +285,7 @@ impl Machine {
     fn on_call_refused(&mut self, index: usize, id: u64, refused: &Refused<'_>, now: Instant) {
         // A call that has been asked elsewhere meanwhile waits for that answer.
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.seat.link == Some(index)) else { return };
+        call.is_uncertain |= refused.code() == Code::LeaderLost;
         let pinned = matches!(call.seat.goal, Goal::Link(_));
         match refused.code() {
             code if is_elsewhere(code) && !pinned => {
@@ -304,7 +303,10 @@ impl Machine {
                     call.seat.retry_at = Some(at);
                 }
             }
-            _ => self.answer(id, Err(refusal(refused))),
+            _ => {
+                let answer = call.refused(refused);
+                self.answer(id, answer);
+            }
         }
     }
 

@@ -180,7 +180,7 @@ impl Seat {
 
 /// Whether the refusal speaks of the shard and not of the request: somebody else may serve it.
 pub(super) fn is_elsewhere(code: Code) -> bool {
-    matches!(code, Code::NotLeader | Code::WrongShard | Code::ShuttingDown | Code::Removed)
+    matches!(code, Code::NotLeader | Code::LeaderLost | Code::WrongShard | Code::ShuttingDown | Code::Removed)
 }
 
 impl Machine {
@@ -395,7 +395,8 @@ impl Machine {
         refused: &Refused<'_>,
         now: Instant,
     ) -> Option<usize> {
-        if !matches!(refused.code(), Code::NotLeader | Code::WrongShard) || refused.redirect_port == 0 {
+        let points = matches!(refused.code(), Code::NotLeader | Code::LeaderLost | Code::WrongShard);
+        if !points || refused.redirect_port == 0 {
             return None;
         }
         let host = match refused.redirect_host {

@@ -51,6 +51,13 @@ struct Session {
     gaps: Vec<u64>,
 }
 
+/// How the answer to something that was done is lost.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    OfConnection,
+    OfLeader,
+}
+
 /// What the test wants to see or to break.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -75,6 +82,8 @@ pub(crate) struct State {
     pub(crate) cuts: VecDeque<(usize, bool)>,
     /// Store the next publish, and end its connection without an answer.
     pub(crate) die_after_publish: bool,
+    /// Carry out the next deletion or purge, and end its connection, or say that somebody else leads since.
+    pub(crate) lose_answer: Option<Loss>,
     /// Read nothing and say nothing, while connections stay open.
     pub(crate) frozen: bool,
     /// The same at these nodes only.
@@ -255,6 +264,7 @@ impl State {
             redirect: None,
             cuts: VecDeque::new(),
             die_after_publish: false,
+            lose_answer: None,
             frozen: false,
             frozen_nodes: BTreeSet::new(),
             nodes: Vec::new(),
@@ -673,12 +683,20 @@ impl Connection {
             }
             Request::PurgeQueue(_) => {
                 let count = state.queues.get_mut(name).unwrap().ready.drain(..).count() as u64;
-                self.reply(number, &Done { index: 1, count });
+                self.changed(number, count, state);
             }
             _ => {
                 let queue = state.queues.remove(name).unwrap();
-                self.reply(number, &Done { index: 1, count: queue.ready.len() as u64 });
+                self.changed(number, queue.ready.len() as u64, state);
             }
+        }
+    }
+
+    fn changed(&mut self, number: u64, count: u64, state: &mut State) {
+        match state.lose_answer.take() {
+            None => self.reply(number, &Done { index: 1, count }),
+            Some(Loss::OfConnection) => self.dead = true,
+            Some(Loss::OfLeader) => self.refuse(number, Code::LeaderLost),
         }
     }
 

@@ -53,6 +53,9 @@ pub enum Code {
     Removed = 22,
     /// Another change of the group's members is under way.
     MembershipPending = 23,
+    /// The node has taken the request, and leads no more: whether it is carried out is unknown. The next leader may be
+    /// asked, see the redirect, and may answer as if it were asked for the second time.
+    LeaderLost = 24,
 }
 
 impl Code {
@@ -67,7 +70,8 @@ impl Code {
             | Self::OutOfOrder
             | Self::TooMany
             | Self::ShuttingDown
-            | Self::MembershipPending => true,
+            | Self::MembershipPending
+            | Self::LeaderLost => true,
             Self::Malformed
             | Self::UnsupportedVersion
             | Self::WrongCluster
@@ -111,6 +115,7 @@ impl From<u16> for Code {
             20 => Self::ShuttingDown,
             22 => Self::Removed,
             23 => Self::MembershipPending,
+            24 => Self::LeaderLost,
             _ => Self::Internal,
         }
     }
@@ -142,6 +147,7 @@ impl fmt::Display for Code {
             Self::Internal => "internal error",
             Self::Removed => "this node is no longer a member of the cluster",
             Self::MembershipPending => "another change of members is under way",
+            Self::LeaderLost => "the leader that took the request leads no more",
         })
     }
 }

@@ -495,7 +495,7 @@ fn states_keep_their_numbers() {
 
 #[test]
 fn codes_and_kinds_keep_their_numbers() {
-    for number in 1..=23 {
+    for number in 1..=24 {
         assert_eq!(Code::from(number) as u16, number);
     }
     assert_eq!(Code::from(0), Code::Internal);

@@ -7,7 +7,7 @@ mod producer;
 mod stranger;
 
 use ringmain_core::member::Member;
-use ringmain_net::protocol::{Hello, PROTOCOL, QueueSettings, Refused, Reply, Words};
+use ringmain_net::protocol::{Code, Hello, PROTOCOL, QueueSettings, Refused, Reply, Words};
 use ringmain_net::{frame, route};
 
 use super::oracle::Oracle;
@@ -161,7 +161,7 @@ impl Client {
             self.redirections = 0;
         }
         if let Reply::Refused(refused) = reply
-            && refused.code() == ringmain_net::protocol::Code::NotLeader
+            && matches!(refused.code(), Code::NotLeader | Code::LeaderLost)
             && self.follows(refused, context)
         {
             return Ok(());

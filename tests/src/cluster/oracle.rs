@@ -381,7 +381,8 @@ impl Oracle {
             }
             Reply::Refused(refused) => {
                 self.facts.full += u64::from(refused.code() == Code::Full);
-                self.facts.redirected += u64::from(refused.code() == Code::NotLeader);
+                self.facts.redirected +=
+                    u64::from(matches!(refused.code(), Code::NotLeader | Code::LeaderLost));
                 self.shows.remove(&asked);
             }
             Reply::ConsumerEnded(ended) => {
