@@ -220,6 +220,15 @@ impl RecordHeader {
         Ok((header, crc))
     }
 
+    /// The record of `identity` at `position` that `bytes` begin with: its header and its payload. `None`: they are no
+    /// such record, or not all of it. What precedes and what follows it is not looked at.
+    pub fn prove<'a>(bytes: &'a [u8], position: Position, identity: &Identity) -> Option<(Self, &'a [u8])> {
+        let (head, rest) = bytes.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+        let (header, _) = Self::decode(head, position, identity).ok()?;
+        let payload = rest.get(..header.payload_bytes as usize)?;
+        (crc32c::crc32c(payload) == header.payload_crc).then_some((header, payload))
+    }
+
     /// Header, payload and the zeros behind it.
     pub fn record_bytes(&self) -> u64 {
         record_bytes(u64::from(self.payload_bytes))
@@ -254,4 +263,57 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDENTITY: Identity = Identity { cluster: 7, node: 1, shard: 0, incarnation: 1 };
+    const AT: Position = Position(4096 + 8);
+
+    fn record(payload: &[u8]) -> Vec<u8> {
+        let header = RecordHeader {
+            kind: RecordKind::Entry,
+            tag: 0,
+            payload_crc: crc32c::crc32c(payload),
+            payload_bytes: payload.len() as u32,
+            sequence: Sequence(9),
+            boot: 1,
+            previous: 77,
+            durable_upto: Sequence(8),
+            identity: IDENTITY,
+            group: GroupId(2),
+            term: Term(3),
+            index: Index(4),
+            hard_state: HardState::default(),
+        };
+        let mut head = [0; RECORD_HEADER_BYTES];
+        header.encode(AT, &mut head);
+        [&head[..], payload, &[0xEE; 5]].concat()
+    }
+
+    #[test]
+    fn a_record_proves_itself_alone() {
+        let bytes = record(b"payload");
+        let (header, payload) = RecordHeader::prove(&bytes, AT, &IDENTITY).unwrap();
+        assert_eq!((header.group, header.term, header.index), (GroupId(2), Term(3), Index(4)));
+        assert_eq!(payload, b"payload");
+    }
+
+    #[test]
+    fn what_is_no_record_proves_nothing() {
+        let bytes = record(b"payload");
+        let other = Identity { incarnation: 2, ..IDENTITY };
+        assert!(RecordHeader::prove(&bytes, AT, &other).is_none());
+        assert!(RecordHeader::prove(&bytes, Position(AT.0 + (1 << 26)), &IDENTITY).is_none());
+        let whole = RECORD_HEADER_BYTES + b"payload".len();
+        for at in 0..whole {
+            let mut harmed = bytes.clone();
+            harmed[at] ^= 4;
+            assert!(RecordHeader::prove(&harmed, AT, &IDENTITY).is_none(), "byte {at}");
+            assert!(RecordHeader::prove(&bytes[..at], AT, &IDENTITY).is_none(), "{at} bytes");
+        }
+        assert!(RecordHeader::prove(&bytes[..whole], AT, &IDENTITY).is_some());
+    }
 }
