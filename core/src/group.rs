@@ -156,6 +156,7 @@ impl Group {
             voters: options.voters(),
             seed: options.seed ^ u64::from(start.id.0) << 40,
             is_preferred: preferred == options.identity.node,
+            log_bytes_max: options.limits.entries_bytes_max.0,
         };
         let replica = Replica::new(replica_options, start.restored).map_err(Failure::Replica)?;
         let group = Self {

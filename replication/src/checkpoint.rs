@@ -63,9 +63,9 @@ fn snapshot_of(offer: &Offer) -> Result<Snapshot, Error> {
 }
 
 impl Replica {
-    /// On a leader: somebody who is heard, and lacks entries that are not in memory any more.
+    /// On a leader: somebody who is heard, and lacks entries that are neither in memory nor can be read back.
     pub fn checkpoint_wanted(&self) -> Option<u64> {
-        let first = self.base().0.0 + 1;
+        let first = self.floor().0 + 1;
         let is_leader = self.is_leader();
         let mut all = self.engine().prs().iter().filter(move |_| is_leader);
         let found = all.find(|(id, progress)| {
@@ -78,7 +78,7 @@ impl Replica {
     }
 
     /// Keeps the entries behind `index` for a follower that is being sent a checkpoint of it; `None`: no longer. Whatever
-    /// is asked, no more than `LOG_BYTES_HELD_MAX`.
+    /// is asked, no more than `LOG_HELD_FACTOR` times what is kept otherwise.
     pub fn hold_log(&mut self, index: Option<Index>) {
         self.set_held_from(index.map(|index| index.0));
     }
@@ -93,7 +93,7 @@ impl Replica {
         let mut members = state.voters.iter().chain(&state.learners).chain(&state.voters_outgoing);
         // Whoever was removed since has no place in the engine any more.
         let is_member = self.engine().prs().get(to).is_some();
-        if !is_member || !members.any(|id| *id == to) || offer.index < self.base().0 {
+        if !is_member || !members.any(|id| *id == to) || offer.index < self.floor() {
             return false;
         }
         self.store_mut().set_offer(Some((to, snapshot)));

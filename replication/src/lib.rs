@@ -18,6 +18,8 @@
 //!     apply      committed entries, for the state machine; each exactly once per life of the process
 //!     reads      numbers of `read_index`, each with what must be applied before the state is told
 //!     role       who leads now
+//! lacking()           who is to be sent entries that are not in memory any more
+//! on_read_back(to, entries)   they were read back from the log of the shard
 //! ```
 //!
 //! Invariants: applied ≤ min(committed, persisted) · persisted ≤ last index · an acknowledgement or a vote leaves
@@ -28,12 +30,14 @@
 //! [`Write::hard_state_at`] goes into the record of each entry; `apply` is drained before the next checkpoint is
 //! taken, so that [`Replica::conf_state`] and the state machine speak of the same index.
 //!
-//! A follower that lacks entries which are no longer in memory is named by [`Replica::checkpoint_wanted`]. The caller
+//! Entries leave memory while followers may still need them. What the caller's log has of them it says with
+//! [`Replica::set_readable_from`], and reads back for those whom [`Replica::lacking`] names.
+//!
+//! A follower that lacks entries which cannot be read back either is named by [`Replica::checkpoint_wanted`]. The caller
 //! brings it a checkpoint by a way of its own; once that is durable there it is offered to the engine, whose message then
 //! tells the follower to continue from it ([`Write::install`]).
 //!
-//! Absent: the transport (frames, connections, retries), the bytes of a checkpoint, and reading old entries back from the
-//! disk.
+//! Absent: the transport (frames, connections, retries), the bytes of a checkpoint, and where an entry lies on the disk.
 
 mod checkpoint;
 mod effects;
@@ -44,8 +48,10 @@ mod membership;
 mod message;
 mod plain;
 mod progress;
+mod read_back;
 mod replica;
 mod restored;
+mod terms;
 
 pub use checkpoint::{Install, Offer, checkpoint_named};
 pub use effects::{Effects, Role, RoleChange, Write};
@@ -55,12 +61,14 @@ pub use membership::membership_context;
 pub use message::{Message, MessageError, is_handover};
 pub use plain::{Kind, Plain, PlainSnapshot};
 pub use progress::{Members, Progress};
+pub use read_back::Lacking;
 pub use replica::{
-    ELECTION_TICKS, ENTRY_BYTES_OVERHEAD, HEARTBEAT_TICKS, LOG_BYTES_HELD_MAX, LOG_BYTES_KEPT, LOG_BYTES_MAX,
+    ELECTION_TICKS, ENTRY_BYTES_OVERHEAD, HEARTBEAT_TICKS, LOG_BYTES_MAX, LOG_HELD_FACTOR, LOG_KEPT_SHARE,
     Options, Replica, UNCOMMITTED_BYTES_MAX,
 };
 pub use restored::Restored;
 pub use ringmain_wal::{GroupId, HardState, Index, Term};
+pub use terms::Terms;
 
 #[cfg(test)]
 mod simulation;

@@ -24,7 +24,7 @@ pub struct Progress {
     pub matched: Index,
     /// It was heard within the last election timeout.
     pub is_active: bool,
-    /// What it lacks is not in memory any more.
+    /// What it lacks is neither in memory nor can it be read back.
     pub needs_checkpoint: bool,
 }
 
@@ -41,7 +41,7 @@ impl Replica {
     /// All members, this one included. Nobody but a leader knows.
     pub fn progress(&self) -> impl Iterator<Item = Progress> + '_ {
         let is_leader = self.is_leader();
-        let first = self.base().0.0 + 1;
+        let first = self.floor().0 + 1;
         let all = self.engine().prs().iter().filter(move |_| is_leader);
         all.map(move |(&id, progress)| Progress {
             id,

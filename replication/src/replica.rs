@@ -14,7 +14,7 @@ use crate::checkpoint::{self, Install};
 use crate::effects::{Effects, Role, RoleChange, Write};
 use crate::log::Log;
 use crate::message::{self, Message, MessageError, Receiver};
-use crate::{Entry, Error, GroupId, HardState, Index, Refusal, Restored, Term, entry, membership};
+use crate::{Entry, Error, GroupId, HardState, Index, Refusal, Restored, Term, Terms, entry, membership};
 
 pub use crate::log::ENTRY_BYTES_OVERHEAD;
 
@@ -25,13 +25,12 @@ pub const HEARTBEAT_TICKS: usize = 2;
 pub const ELECTION_TICKS: usize = 10;
 /// Of proposals that no majority has yet. Above it a proposal is refused as `Busy`.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
-/// Of entries kept in memory for followers that are behind. What waits to be committed and applied comes on top, and
-/// is bounded by `UNCOMMITTED_BYTES_MAX`.
+/// Usual `Options::log_bytes_max`.
 pub const LOG_BYTES_MAX: u64 = 32 << 20;
-/// The same while a follower is being sent a checkpoint, so that it can go on from there.
-pub const LOG_BYTES_HELD_MAX: u64 = 256 << 20;
-/// Of applied entries that a follower keeps: it may lead next, and then others are a little behind.
-pub const LOG_BYTES_KEPT: u64 = 8 << 20;
+/// So many times as much is kept while a follower is being sent a checkpoint, so that it can go on from there.
+pub const LOG_HELD_FACTOR: u64 = 8;
+/// A follower keeps one of so many parts of it in applied entries: it may lead next, and then others are a little behind.
+pub const LOG_KEPT_SHARE: u64 = 4;
 /// Of entries in one message: at least one entry, however large.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// To one follower, sent and not acknowledged.
@@ -54,6 +53,9 @@ pub struct Options {
     pub seed: u64,
     /// Stands for election sooner than others, so that it leads when all are well.
     pub is_preferred: bool,
+    /// Of entries kept in memory for followers that are behind. What waits to be committed and applied comes on top, and
+    /// is bounded by `UNCOMMITTED_BYTES_MAX`.
+    pub log_bytes_max: u64,
 }
 
 pub struct Replica {
@@ -117,7 +119,8 @@ impl Replica {
         // What was applied had been committed; the record that would say so may not have been written yet.
         hard_state.commit = restored.hard_state.commit.max(applied);
 
-        let mut log = Log::new(hard_state, conf_state, base);
+        let past = restored.past.unwrap_or(Terms::behind(restored.base));
+        let mut log = Log::new(hard_state, conf_state, past);
         log.append(restored.entries.into_iter().map(entry::to_engine).collect());
         assert_eq!(log.last(), last);
         // applied lies within the log: judge() has seen to it.
@@ -287,7 +290,7 @@ impl Replica {
     }
 
     /// The caller has a durable checkpoint at `index`: nothing up to it is needed to restart. Entries leave memory
-    /// a few per drive, on a leader not before every follower has them or `LOG_BYTES_MAX` is reached.
+    /// a few per drive, on a leader not before every follower has them or `Options::log_bytes_max` is reached.
     pub fn compact(&mut self, index: Index) {
         assert!(index.0 <= self.applied.0, "a checkpoint ahead of what was applied");
         self.floor = self.floor.max(index.0);
@@ -638,11 +641,12 @@ impl Replica {
         let is_leader = self.is_leader();
         let is_alone = self.is_alone();
         let free = if is_alone { applied } else { self.floor.min(applied).min(self.everywhere()) };
+        let log_bytes_max = self.options.log_bytes_max;
         let (free, most) = match self.held_from {
-            Some(held_from) => (free.min(held_from), LOG_BYTES_HELD_MAX),
-            None => (free, LOG_BYTES_MAX),
+            Some(held_from) => (free.min(held_from), LOG_HELD_FACTOR * log_bytes_max),
+            None => (free, log_bytes_max),
         };
-        let kept = if is_leader || is_alone { 0 } else { LOG_BYTES_KEPT };
+        let kept = if is_leader || is_alone { 0 } else { log_bytes_max / LOG_KEPT_SHARE };
         let log = self.node.mut_store();
         for _ in 0..ENTRIES_DROPPED_MAX {
             if log.bytes() <= kept {

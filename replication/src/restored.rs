@@ -1,6 +1,6 @@
 //! What a replica is started from: what recovery found on the disk, put in order and judged.
 
-use crate::{Entry, EntryKind, Error, HardState, Index, Term, membership};
+use crate::{Entry, EntryKind, Error, HardState, Index, Term, Terms, membership};
 
 /// Recovery fills it, record by record, then hands it to `Replica::new`.
 #[derive(Clone, Default, Debug)]
@@ -11,6 +11,8 @@ pub struct Restored {
     pub conf_state: Vec<u8>,
     /// The last entry that the checkpoint stands for; entries up to it are not needed.
     pub base: (Index, Term),
+    /// Of entries up to the base that the caller can read back; `None`: of none.
+    pub past: Option<Terms>,
     /// Consecutive, from base + 1.
     pub entries: Vec<Entry>,
     /// The state machine has these already. Invariant: base ≤ applied ≤ the last entry.
@@ -60,6 +62,11 @@ impl Restored {
     /// Every entry in its place, and nothing promised that is not there.
     pub(crate) fn judge(&self) -> Result<(), Error> {
         let (mut index, mut term) = (self.base.0.0, self.base.1.0);
+        if let Some(past) = &self.past
+            && (past.last(), past.of(past.last())) != (self.base.0, Some(self.base.1))
+        {
+            return Err(Error::Gap { expected: index, found: past.last().0 });
+        }
         for entry in &self.entries {
             index += 1;
             if entry.index.0 != index {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Entry, EntryKind};
+use crate::{Entry, EntryKind, Lacking};
 
 /// One record of the group: the hard state and perhaps an entry.
 type Record = (HardState, Option<Entry>);
@@ -21,7 +21,8 @@ struct Node {
 }
 
 fn options(id: u64, voters: &[u64]) -> Options {
-    Options { group: GroupId(7), id, voters: voters.to_vec(), seed: 42, is_preferred: false }
+    let voters = voters.to_vec();
+    Options { group: GroupId(7), id, voters, seed: 42, is_preferred: false, log_bytes_max: LOG_BYTES_MAX }
 }
 
 impl Node {
@@ -253,7 +254,10 @@ fn follower_keeps_entries_for_the_time_when_it_leads() {
     let mut node = Node::new(2, &[1, 2]);
     let large = |from: u64| {
         let mut message = append(1, 2, 1, (from, u64::from(from > 0)), 3);
-        message.entries.iter_mut().for_each(|entry| entry.data = vec![0; LOG_BYTES_KEPT as usize / 2].into());
+        message
+            .entries
+            .iter_mut()
+            .for_each(|entry| entry.data = vec![0; (LOG_BYTES_MAX / LOG_KEPT_SHARE) as usize / 2].into());
         message
     };
     for from in [0, 3] {
@@ -642,4 +646,104 @@ fn members_beyond_the_limit_take_effect_nowhere() {
     node.drive();
     node.persist_all();
     assert!(!node.replica.conf_state().is_empty());
+}
+
+/// A leader with a learner that has nothing yet; of the leader's entries none is in memory but the last ones.
+fn leader_of_a_newcomer(readable_from: u64) -> Node {
+    let mut node = Node::new(1, &[1]);
+    node.replica.set_readable_from(Index(readable_from));
+    for data in ["a", "b", "c"] {
+        node.propose(data);
+        node.persist_all();
+    }
+    assert_eq!((node.replica.base().0, node.replica.floor()), (Index(4), Index(readable_from - 1)));
+    node.replica.propose_membership(&[1], &[2], Bytes::new()).unwrap();
+    node.drive();
+    node.persist_all();
+    let asked = node.sent.iter().rev().find(|message| message.msg_type == MessageType::MsgAppend);
+    let asked = asked.expect("a newcomer is asked where it stands").index;
+    let term = node.replica.term().0;
+    node.replica.on_message(Message { reject: true, ..answer(2, term, asked) }).unwrap();
+    node.sent.clear();
+    node.drive();
+    node
+}
+
+fn entries(node: &Node, range: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
+    let all = node.durable.iter().filter_map(|(_, entry)| entry.clone());
+    all.filter(|entry| range.contains(&entry.index.0)).collect()
+}
+
+#[test]
+fn a_follower_is_sent_what_was_read_back() {
+    let mut node = leader_of_a_newcomer(1);
+    assert!(node.sent.is_empty(), "nothing that it lacks is in memory");
+    assert_eq!(node.replica.checkpoint_wanted(), None);
+    let lacking = Lacking { id: 2, next: Index(1), matched: Index(0), may_be_sent: true };
+    assert_eq!(node.replica.lacking().collect::<Vec<_>>(), [lacking]);
+    assert!(!node.replica.on_read_back(2, entries(&node, 2..=3)), "that is not what it is to have next");
+    assert!(!node.replica.on_read_back(3, entries(&node, 1..=3)), "that is nobody");
+    let found = entries(&node, 1..=2);
+    assert!(node.replica.on_read_back(2, found.clone()));
+    node.drive();
+    let sent: Vec<Entry> = node.sent.drain(..).flat_map(|message| message.entries).map(into_entry).collect();
+    assert_eq!(sent, found);
+    // Where it stands was a guess: it has to answer before it gets more.
+    assert!(node.replica.lacking().all(|one| !one.may_be_sent));
+    node.replica.on_message(answer(2, node.replica.term().0, 2)).unwrap();
+    let lacking = Lacking { id: 2, next: Index(3), matched: Index(2), may_be_sent: true };
+    assert_eq!(node.replica.lacking().collect::<Vec<_>>(), [lacking]);
+    let rest = entries(&node, 3..=node.replica.base().0.0);
+    let last = rest.last().map(|entry| entry.index).expect("there is more");
+    assert!(node.replica.on_read_back(2, rest));
+    assert_eq!(node.replica.lacking().count(), 0, "the others are in memory");
+    node.drive();
+    node.replica.on_message(answer(2, node.replica.term().0, last.0)).unwrap();
+    node.drive();
+    let sent = node.sent.iter().flat_map(|message| &message.entries).map(|entry| entry.index).max();
+    assert_eq!(sent, Some(node.replica.last_index().0));
+}
+
+fn into_entry(engine: eraftpb::Entry) -> Entry {
+    entry::from_engine(&engine)
+}
+
+#[test]
+fn what_the_log_has_not_is_brought_by_a_checkpoint() {
+    let mut node = leader_of_a_newcomer(2);
+    assert_eq!(node.replica.lacking().count(), 0);
+    assert_eq!(node.replica.checkpoint_wanted(), Some(2));
+    // It had the whole log until now.
+    node = leader_of_a_newcomer(1);
+    node.replica.set_readable_from(Index(3));
+    node.replica.check();
+    assert_eq!(node.replica.lacking().count(), 0);
+    assert_eq!(node.replica.checkpoint_wanted(), Some(2));
+    assert!(!node.replica.on_read_back(2, entries(&node, 1..=2)));
+}
+
+#[test]
+fn what_can_be_read_back_is_known_after_a_restart() {
+    let mut node = Node::new(1, &[1]);
+    node.replica.set_readable_from(Index(1));
+    for data in ["a", "b"] {
+        node.propose(data);
+        node.persist_all();
+    }
+    node.take_checkpoint();
+    let mut past = Terms::default();
+    for entry in entries(&node, 1..=3) {
+        past.push(entry.index, entry.term);
+    }
+    let restored = Restored { past: Some(past), ..node.restored() };
+    let replica = Replica::new(options(1, &[1]), restored).unwrap();
+    replica.check();
+    assert_eq!(
+        (replica.floor(), replica.base().0, replica.term_of(Index(1))),
+        (Index(0), Index(3), Some(Term(1)))
+    );
+    let past = Some(Terms::behind((Index(1), Term(1))));
+    let restored = Restored { past, ..node.restored() };
+    let error = Replica::new(options(1, &[1]), restored).err();
+    assert_eq!(error, Some(Error::Gap { expected: 3, found: 1 }));
 }

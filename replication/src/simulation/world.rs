@@ -461,6 +461,7 @@ impl World {
             voters: (1..=self.climate.founders).collect(),
             seed,
             is_preferred: self.climate.preferred == Some(machine.id),
+            log_bytes_max: crate::LOG_BYTES_MAX,
         };
         self.counts.restarts += u64::from(image.index > 0);
         (machine.state, machine.places) = (image, places);
