@@ -314,6 +314,13 @@ impl Log {
         self.retention.set_frozen(false);
     }
 
+    /// Segments from this position on are kept as long as there is space for others, whether anything in them is live or
+    /// not; `None`: no more than must be. Said anew as often as it changes.
+    pub fn keep_from(&mut self, position: Option<Position>) {
+        let segment = position.map(|position| position.segment(self.options.segment_bytes));
+        self.retention.keep_from(segment.unwrap_or(u64::MAX));
+    }
+
     /// A segment was refused, and nobody has retried since.
     pub fn segments_refused(&self) -> bool {
         self.retention.is_refused()

@@ -70,6 +70,9 @@ pub(crate) struct Retention {
     preparing: Option<PrepareSegment>,
     /// Somebody reads what was live a while ago: no segment is recycled.
     is_frozen: bool,
+    /// Segments from here on may be read by somebody who cannot say which: they are used again only where there is no
+    /// space for others.
+    kept_from: u64,
     /// There was no space for a new file.
     refused: bool,
 }
@@ -98,6 +101,7 @@ impl Retention {
             pins: BTreeMap::new(),
             preparing: None,
             is_frozen: false,
+            kept_from: u64::MAX,
             refused: false,
         };
         for &(number, state) in segments {
@@ -136,7 +140,9 @@ impl Retention {
             return None;
         }
         let number = self.current + self.ready + 1;
-        let is_free = |number: &u64| !self.is_frozen && !self.pins.contains_key(number);
+        let kept_from = if self.refused { u64::MAX } else { self.kept_from };
+        let is_free =
+            |number: &u64| !self.is_frozen && *number < kept_from && !self.pins.contains_key(number);
         let recyclable = self.recyclable.iter().copied().find(is_free);
         let prepare = match recyclable {
             Some(from) => {
@@ -178,6 +184,10 @@ impl Retention {
 
     pub(crate) fn set_frozen(&mut self, is_frozen: bool) {
         self.is_frozen = is_frozen;
+    }
+
+    pub(crate) fn keep_from(&mut self, number: u64) {
+        self.kept_from = number;
     }
 
     pub(crate) fn retry(&mut self) {

@@ -266,6 +266,30 @@ fn segment_is_not_recycled_while_it_is_read() {
 }
 
 #[test]
+fn segment_is_kept_for_others_while_there_is_space() {
+    let mut machine = machine();
+    machine.write(&[1; 40_000]);
+    let kept = machine.write(&[2; 40_000]);
+    machine.put(&[3; 40_000]);
+    machine.flush();
+    machine.log.set_floor(machine.log.tail());
+    machine.log.keep_from(Some(kept.record));
+    assert_eq!(machine.log.poll_segment(), Some(PrepareSegment::Recycle { from: 1, number: 5 }));
+    machine.platter.prepare(PrepareSegment::Recycle { from: 1, number: 5 });
+    machine.log.on_segment_ready(5);
+    machine.write(&[4; 40_000]);
+    let number = 6;
+    assert_eq!(machine.log.poll_segment(), Some(PrepareSegment::Create { number }));
+    machine.log.on_segment_refused(number);
+    assert_eq!(machine.log.poll_segment(), Some(PrepareSegment::Recycle { from: 2, number }));
+    machine.log.on_segment_refused(number);
+    machine.log.retry_segments();
+    machine.log.keep_from(None);
+    machine.log.check();
+    assert_eq!(machine.log.poll_segment(), Some(PrepareSegment::Recycle { from: 2, number }));
+}
+
+#[test]
 fn refused_segment_is_recycled_instead_once_there_is_one() {
     let mut machine = machine();
     machine.write(&[1; 40_000]);
