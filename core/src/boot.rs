@@ -21,9 +21,10 @@ use crate::group::{Group, GroupStart, Place, entry_kind};
 use crate::member::{Book, decode_membership};
 use crate::relocation;
 use crate::shard::{Shard, ShardOptions, ShardStart};
+use crate::trail::{Step, Trail};
 use crate::transfer::INSTALL_COMMIT;
 use bytes::Bytes;
-use ringmain_replication::{Entry, EntryKind, Restored};
+use ringmain_replication::{Entry, EntryKind, Restored, Terms};
 use ringmain_wal::{GroupId, HardState, Index, RecordKind, RecordView, Recovered, Sequence, Term};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
@@ -51,6 +52,10 @@ struct GroupReplay {
     base: (Index, Term),
     /// Consecutive entries after `base` that are not applied.
     pending: VecDeque<(Entry, Place)>,
+    /// Of the entries that were read, those that are applied included.
+    trail: Trail,
+    /// Of the same entries, and the one before them. Invariant: both end with the same entry.
+    terms: Terms,
     effects: EngineEffects,
 }
 
@@ -96,6 +101,8 @@ impl Replay {
             return Err(Failure::Replay { why: "a record belongs to a group that is not on this shard" });
         };
         let messages_max = self.options.limits.messages_max;
+        let (remembered, segment_bytes) =
+            (self.options.limits.entries_remembered_max, self.options.log.segment_bytes);
         let options = EngineOptions { group: id, ordinal: ordinal as u32, messages_max };
         Ok(self.groups.entry(id).or_insert_with(|| GroupReplay {
             options,
@@ -109,6 +116,8 @@ impl Replay {
             hard_state: HardState::default(),
             base: (Index(0), Term(0)),
             pending: VecDeque::new(),
+            trail: Trail::new(remembered, segment_bytes),
+            terms: Terms::default(),
             effects: EngineEffects::default(),
         }))
     }
@@ -194,7 +203,30 @@ fn latest(known: HardState, said: HardState) -> HardState {
 }
 
 impl GroupReplay {
+    /// Where it lies, and of which term it is: a follower may lack it. Where it does not follow on what is known it is the
+    /// first of which anything is known, and itself only good to be compared with.
+    fn remember(&mut self, entry: &Entry, place: &Place) {
+        let index = entry.index;
+        if self.terms.floor().0 < index && index <= self.terms.last() {
+            self.terms.truncate(index);
+        }
+        let last = self.terms.last();
+        if index.0 == last.0 + 1 && self.terms.of(last) <= Some(entry.term) {
+            self.terms.push(index, entry.term);
+            // What was read lies in one segment.
+            self.trail.push(index, Step { record: place.record, payload_bytes: entry.data.len() as u32 });
+        } else {
+            self.begin_trail((index, entry.term));
+        }
+    }
+
+    fn begin_trail(&mut self, floor: (Index, Term)) {
+        self.terms = Terms::behind(floor);
+        self.trail.restart(Index(floor.0.0 + 1));
+    }
+
     fn on_entry(&mut self, entry: Entry, place: Place) -> Result<(), Failure> {
+        self.remember(&entry, &place);
         let next = self.next_index();
         if entry.index <= self.base.0 {
             // The state has it already; but whoever wrote it here replaced everything behind it.
@@ -339,6 +371,7 @@ impl GroupReplay {
         self.membership = staged.membership;
         self.base = applied;
         self.pending.clear();
+        self.begin_trail(applied);
         Ok(())
     }
 
@@ -363,7 +396,22 @@ impl GroupReplay {
             .map_err(|why| Failure::Replay { why })
     }
 
-    fn finish(self, id: GroupId, options: &ShardOptions) -> Result<Group, Failure> {
+    /// Of the entries that were read and are applied; `None`: of none, or they are not what the state was made of.
+    fn past(&mut self) -> Option<Terms> {
+        let last = self.pending.back().map_or(self.base.0, |(last, _)| last.index);
+        if self.trail.next().0 != last.0 + 1 {
+            self.begin_trail((last, Term(0)));
+        }
+        let mut past = self.terms.clone();
+        if past.of(self.base.0) != Some(self.base.1) {
+            return None;
+        }
+        past.truncate(Index(self.base.0.0 + 1));
+        Some(past)
+    }
+
+    fn finish(mut self, id: GroupId, options: &ShardOptions) -> Result<Group, Failure> {
+        let past = self.past();
         let Source::Live(mut engine) = self.source else {
             return Err(Failure::Replay { why: "no complete checkpoint was found" });
         };
@@ -378,10 +426,12 @@ impl GroupReplay {
             hard_state: self.hard_state,
             conf_state,
             base: self.base,
+            past,
             entries: self.pending.into_iter().map(|(entry, _)| entry).collect(),
             applied: self.base.0,
         };
-        Group::new(GroupStart { id, engine: *engine, restored, places, book }, options)
+        let trail = self.trail;
+        Group::new(GroupStart { id, engine: *engine, restored, places, trail, book }, options)
     }
 }
 

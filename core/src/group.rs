@@ -14,6 +14,7 @@
 //! Invariant: proposals holds exactly the proposed and not yet applied batches, in index order;
 //! the first `committed_count` of them have had their publishes and settles answered.
 
+use crate::catch_up::CatchUp;
 use crate::checkpointer::{Image, ReplayFrom};
 use crate::command::{Batch, COMMAND_HEADER_BYTES, RUN_BYTES, Settlement};
 use crate::engine::{Answer, Applied, Engine, EngineEffects};
@@ -29,11 +30,12 @@ use crate::received::Received;
 use crate::reply::Reason;
 use crate::shard::{Address, ShardOptions};
 use crate::time::Time;
+use crate::trail::{Step, Trail};
 use crate::transfer::{Source, Target};
 use bytes::Bytes;
 use ringmain_net::protocol::Code;
 use ringmain_replication::{
-    Effects, Entry, EntryKind, Message, MessageError, Options, Replica, Restored, Role, RoleChange,
+    Effects, Entry, EntryKind, Lacking, Message, MessageError, Options, Replica, Restored, Role, RoleChange,
 };
 use ringmain_wal::{GroupId, HardState, Index, Log, Position, Record, RecordKind, Sequence, Term};
 use std::collections::VecDeque;
@@ -83,6 +85,8 @@ pub(crate) struct Group {
     in_flight_bytes: usize,
     /// Entries in the log that are not applied, in index order.
     places: VecDeque<Place>,
+    /// Where the entries lie, applied ones as well.
+    pub(crate) trail: Trail,
     /// Writes of the replica that wait for the log: done when the log is durable up to the sequence.
     writes: VecDeque<(u64, Sequence)>,
     /// The stamp of the last batch: time never runs backwards in the log.
@@ -101,6 +105,10 @@ pub(crate) struct Group {
     pub(crate) reads: Reads,
     /// The membership has changed since it was last looked at.
     pub(crate) has_new_book: bool,
+    /// Entries on their way from the log to peers, on a leader.
+    pub(crate) catch_ups: Vec<CatchUp>,
+    /// In the life of this process.
+    pub(crate) entries_read_back: u64,
     /// The whole state on its way to a peer.
     pub(crate) source: Option<Box<Source>>,
     /// Another replica's state on its way here.
@@ -112,6 +120,7 @@ pub(crate) struct Group {
 
     // Reused between turns.
     effects: Effects,
+    pub(crate) lacking: Vec<Lacking>,
     engine_effects: EngineEffects,
     settlements: Vec<Settlement>,
     ended: Vec<(ConnectionId, ConsumerId)>,
@@ -124,6 +133,8 @@ pub(crate) struct GroupStart {
     pub(crate) engine: Engine,
     pub(crate) restored: Restored,
     pub(crate) places: VecDeque<Place>,
+    /// Ends with the last entry.
+    pub(crate) trail: Trail,
     pub(crate) book: Book,
 }
 
@@ -158,7 +169,9 @@ impl Group {
             is_preferred: preferred == options.identity.node,
             log_bytes_max: options.limits.entries_bytes_max.0,
         };
-        let replica = Replica::new(replica_options, start.restored).map_err(Failure::Replica)?;
+        let mut replica = Replica::new(replica_options, start.restored).map_err(Failure::Replica)?;
+        assert_eq!(start.trail.next().0, replica.last_index().0 + 1);
+        replica.set_readable_from(start.trail.first());
         let group = Self {
             id: start.id,
             engine: start.engine,
@@ -174,6 +187,7 @@ impl Group {
             received: Received::default(),
             in_flight_bytes: 0,
             places: start.places,
+            trail: start.trail,
             writes: VecDeque::new(),
             stamp: Time(0),
             sessions_seen: Time(0),
@@ -183,11 +197,14 @@ impl Group {
             was_handed: false,
             reads: Reads::default(),
             has_new_book: true,
+            catch_ups: Vec::new(),
+            entries_read_back: 0,
             source: None,
             target: None,
             is_installing: false,
             transfers: 0,
             effects: Effects::default(),
+            lacking: Vec::new(),
             engine_effects: EngineEffects::default(),
             settlements: Vec::new(),
             ended: Vec::new(),
@@ -338,6 +355,7 @@ impl Group {
                 let target = self.target.as_ref().expect("what is installed was staged");
                 last = Some(log.append(target.commit_record(install, write.hard_state)).sequence);
                 self.places.clear();
+                self.trail.restart(Index(install.index.0 + 1));
                 self.is_installing = true;
             }
             for (at, entry) in write.entries.iter().enumerate() {
@@ -351,6 +369,9 @@ impl Group {
                     payload: entry.data.clone(),
                 });
                 last = Some(appended.sequence);
+                // It lies in one segment.
+                let payload_bytes = entry.data.len() as u32;
+                self.trail.push(entry.index, Step { record: appended.record, payload_bytes });
                 let place = Place {
                     index: entry.index,
                     record: appended.record,
@@ -366,6 +387,13 @@ impl Group {
                 last.unwrap_or_else(|| log.append(hard_state_record(self.id, write.hard_state)).sequence);
             self.writes.push_back((write.token, sequence));
         }
+        self.replica.set_readable_from(self.trail.first());
+    }
+
+    /// This segment of the log is used again: its entries cannot be read back any more.
+    pub(crate) fn on_segment_recycled(&mut self, segment: u64) {
+        self.trail.cut(segment);
+        self.replica.set_readable_from(self.trail.first());
     }
 
     /// Sends what the replica has for its peers. Whoever is not reached, or has too much to take already, is reported.
@@ -667,6 +695,8 @@ impl Group {
         let in_flight: usize = self.proposals.iter().map(|proposal| proposal.entry_bytes).sum();
         assert_eq!(in_flight, self.in_flight_bytes);
         assert!(self.writes.iter().is_sorted());
+        self.trail.check();
+        self.check_catch_ups();
         self.engine.check();
     }
 }

@@ -28,6 +28,7 @@ extern crate self as ringmain_core;
 pub mod boot;
 pub mod shard;
 
+mod catch_up;
 mod checkpointer;
 pub mod connection;
 mod dispatch;
@@ -44,6 +45,7 @@ mod received;
 mod relocation;
 mod reply;
 mod request;
+mod trail;
 mod transfer;
 
 pub mod checkpoint;

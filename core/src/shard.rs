@@ -9,6 +9,7 @@
 //! Order that matters: nothing is answered as stored before the log is durable up to it, because answers come
 //! from `Group::drive`, which hears of durability only from `on_written`.
 
+use crate::catch_up::CatchUpReads;
 use crate::checkpointer::{Checkpointer, ReplayFrom};
 use crate::command::{QueueId, Run, Settlement};
 use crate::config::Limits;
@@ -65,6 +66,8 @@ pub struct GroupState {
     pub committed: Index,
     pub applied: Index,
     pub last: Index,
+    /// Entries that were read back from the log for followers, in the life of this process.
+    pub entries_read_back: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -218,6 +221,7 @@ pub struct Shard {
     pub(crate) replacements: BTreeMap<u32, Replacement>,
     dispatcher: Dispatcher,
     pub(crate) readback: Readback,
+    pub(crate) catch_up_reads: CatchUpReads,
     checkpointer: Checkpointer,
     /// One for each group.
     relocations: Vec<Relocation>,
@@ -259,6 +263,7 @@ impl Shard {
         }
         Self {
             readback: Readback::new(options.log.segment_bytes),
+            catch_up_reads: CatchUpReads::default(),
             checkpointer: Checkpointer::new(
                 options.limits.checkpoint_bytes.0,
                 start.checkpoint_number,
@@ -344,6 +349,7 @@ impl Shard {
             committed: group.replica.committed(),
             applied: group.applied(),
             last: group.replica.last_index(),
+            entries_read_back: group.entries_read_back,
         })
     }
 
@@ -538,6 +544,10 @@ impl Shard {
 
     fn on_read(&mut self, position: Position, bytes: Bytes) {
         self.log.unpin(position);
+        if let Some((ordinal, read)) = self.catch_up_reads.end(position, bytes.len()) {
+            self.groups[ordinal].on_catch_up_read(read, &bytes);
+            return;
+        }
         self.log.on_page_read(position, bytes);
         self.readback.on_read(position, &mut self.wake);
         for reader in self.wake.drain(..) {
@@ -572,6 +582,7 @@ impl Shard {
         let reads_before = output.reads.len();
         self.maintain(output);
         self.advance_transfers(now, output);
+        self.advance_catch_ups(now, output);
         self.dispatch(now, output);
         // What is read stays where it is until it was read, even if it is settled meanwhile.
         for window in &output.reads[reads_before..] {
@@ -611,7 +622,11 @@ impl Shard {
         for group in &mut self.groups {
             output.is_unfinished |= group.reap(&mut self.log);
         }
+        self.keep_for_followers();
         while let Some(segment) = self.log.poll_segment() {
+            if let PrepareSegment::Recycle { from, .. } = segment {
+                self.groups.iter_mut().for_each(|group| group.on_segment_recycled(from));
+            }
             output.segments.push(segment);
         }
         if self.relocations.iter().all(Relocation::is_idle) && self.checkpointer.is_due(&self.log) {

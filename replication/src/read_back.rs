@@ -45,6 +45,15 @@ impl Replica {
         })
     }
 
+    /// On a leader: what a member, heard or not, is to have next and is neither in memory nor forgotten. It is worth keeping.
+    pub fn missing(&self) -> impl Iterator<Item = Index> + '_ {
+        let (floor, base) = (self.floor().0, self.base().0.0);
+        let is_leader = self.is_leader();
+        let others = self.engine().prs().iter().filter(move |(id, _)| is_leader && **id != self.id());
+        let matched = others.map(|(_, progress)| progress.matched);
+        matched.filter(move |matched| floor <= *matched && *matched < base).map(|matched| Index(matched + 1))
+    }
+
     /// Of an entry that is in memory or can be read back.
     pub fn term_of(&self, index: Index) -> Option<Term> {
         self.engine().raft_log.store().term(index.0).ok().map(Term)

@@ -38,6 +38,9 @@ pub struct Limits {
     /// Entries of one group whose places in the log are remembered, for followers that lack more than is in memory:
     /// 1,048,576 × 16 B = 16 MiB. A group that makes 10,000 entries a second remembers 100 seconds.
     pub entries_remembered_max: u32,
+    /// Log of one shard that is kept for followers that are behind where nothing else needs it: 1 GiB on its disk, two seconds
+    /// of a disk that takes 500 MB/s. Whoever lacks more may have to be sent a checkpoint.
+    pub catch_up_bytes_max: Bytes,
     /// One file of the log. Fixed when the data directory is made.
     pub segment_bytes: Bytes,
     /// Durable writes of one shard on their way to the device. Two keep the device busy while the next write is filled; four
@@ -60,6 +63,7 @@ impl Default for Limits {
             cache_bytes_max: Bytes(128 << 20),
             entries_bytes_max: Bytes(32 << 20),
             entries_remembered_max: 1 << 20,
+            catch_up_bytes_max: Bytes(1 << 30),
             segment_bytes: Bytes(64 << 20),
             writes_in_flight_max: 4,
             checkpoint_bytes: Bytes(256 << 20),
@@ -116,6 +120,7 @@ impl Limits {
             ("segment_bytes", self.segment_bytes, segment_bytes_least, SEGMENT_BYTES_MOST),
             ("cache_bytes_max", self.cache_bytes_max, self.entry_bytes_max(), most),
             ("entries_bytes_max", self.entries_bytes_max, 1 << 20, most),
+            ("catch_up_bytes_max", self.catch_up_bytes_max, 0, most),
             ("checkpoint_bytes", self.checkpoint_bytes, 1 << 20, most),
         ] {
             if value.0 < least || value.0 > most {

@@ -683,6 +683,7 @@ fn a_follower_is_sent_what_was_read_back() {
     assert_eq!(node.replica.lacking().collect::<Vec<_>>(), [lacking]);
     assert!(!node.replica.on_read_back(2, entries(&node, 2..=3)), "that is not what it is to have next");
     assert!(!node.replica.on_read_back(3, entries(&node, 1..=3)), "that is nobody");
+    assert_eq!(node.replica.missing().collect::<Vec<_>>(), [Index(1)]);
     let found = entries(&node, 1..=2);
     assert!(node.replica.on_read_back(2, found.clone()));
     node.drive();
@@ -711,7 +712,7 @@ fn into_entry(engine: eraftpb::Entry) -> Entry {
 #[test]
 fn what_the_log_has_not_is_brought_by_a_checkpoint() {
     let mut node = leader_of_a_newcomer(2);
-    assert_eq!(node.replica.lacking().count(), 0);
+    assert_eq!((node.replica.lacking().count(), node.replica.missing().count()), (0, 0));
     assert_eq!(node.replica.checkpoint_wanted(), Some(2));
     // It had the whole log until now.
     node = leader_of_a_newcomer(1);
