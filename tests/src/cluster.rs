@@ -64,6 +64,8 @@ pub enum Plant {
     SettledAgain,
     /// What a consumer should get is settled on its way.
     MessageLost,
+    /// What is read of a log lies a page further on.
+    ReadElsewhere,
 }
 
 /// What happened in a run.
@@ -88,6 +90,8 @@ pub struct Report {
     pub moves: u64,
     pub changes: u64,
     pub installed: u64,
+    /// Entries that were read from a log for a follower.
+    pub read_back: u64,
     pub crashes: u64,
     pub cuts: u64,
     pub pauses: u64,
@@ -104,7 +108,7 @@ pub struct Report {
 
 impl Report {
     /// Each of which should happen now and then.
-    pub fn counts(&self) -> [(&'static str, u64); 28] {
+    pub fn counts(&self) -> [(&'static str, u64); 29] {
         [
             ("acknowledged", self.acknowledged),
             ("duplicates", self.duplicates),
@@ -122,6 +126,7 @@ impl Report {
             ("moves", self.moves),
             ("changes", self.changes),
             ("installed", self.installed),
+            ("read_back", self.read_back),
             ("crashes", self.crashes),
             ("cuts", self.cuts),
             ("pauses", self.pauses),

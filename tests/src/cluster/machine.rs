@@ -58,6 +58,8 @@ pub(super) struct Machine {
     is_refused: bool,
     /// By group: what it had applied and where it stood when last looked at.
     seen: Vec<(u64, u64)>,
+    /// The same of entries that it read back for others.
+    read_back: Vec<u64>,
 }
 
 impl Machine {
@@ -79,6 +81,9 @@ impl Machine {
                 connections_max: 64,
                 messages_max: 100_000,
                 checkpoint_bytes: Size(32 << rng.between(10, 14)),
+                // Little of what a follower lacks is in memory, and sometimes not all of it in what is remembered.
+                entries_bytes_max: Size(1 << rng.between(9, 22)),
+                entries_remembered_max: 1 << rng.between(3, 12),
                 ..Limits::default()
             },
             groups: (0..founders.len() as u32).map(GroupId).collect(),
@@ -106,6 +111,7 @@ impl Machine {
             segments: VecDeque::new(),
             is_refused: false,
             seen: vec![(0, 0); founders.len()],
+            read_back: vec![0; founders.len()],
         }
     }
 
@@ -260,6 +266,8 @@ impl Run {
             if state.is_leader {
                 self.oracle.leads((group, term), (node, machine.life))?;
             }
+            let read_back = std::mem::replace(&mut machine.read_back[group], state.entries_read_back);
+            self.report.read_back += state.entries_read_back - read_back;
             let seen = &mut machine.seen[group];
             if seen.0 != applied {
                 let is_looked_at = applied.is_multiple_of(4) || self.is_calm;
@@ -388,7 +396,10 @@ impl Run {
     }
 
     fn read(&mut self, node: usize, position: Position, bytes: usize) -> Result<(), String> {
-        let (segment, offset) = place(position);
+        let (segment, mut offset) = place(position);
+        if self.plant == Plant::ReadElsewhere {
+            offset += PAGE;
+        }
         let disk = &self.machines[node].disk;
         let mut found = disk.read(Place::Segment(segment), offset..offset + bytes).to_vec();
         // The file went on to be another segment while the read was under way: whoever wanted it is gone as well.
@@ -442,6 +453,7 @@ impl Run {
         machine.paused_until = 0;
         machine.segments.clear();
         machine.seen.fill((0, 0));
+        machine.read_back.fill(0);
         if rng.one_in(4) {
             // The clock of a machine that was down may stand anywhere.
             machine.clock = machine.clock - 300 * MILLISECOND + rng.below(SECOND);

@@ -75,3 +75,8 @@ fn settled_message_that_comes_again_is_found() {
 fn lost_message_is_found() {
     expect_found(Plant::MessageLost, &["durable:", "exact:", "priority:"]);
 }
+
+#[test]
+fn log_that_is_read_elsewhere_is_found() {
+    expect_found(Plant::ReadElsewhere, &["honest: sound bytes are called rotten"]);
+}
