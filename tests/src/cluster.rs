@@ -23,6 +23,7 @@ mod oracle;
 
 use std::collections::BTreeMap;
 
+use clap::ValueEnum;
 use ringmain_core::member::Member;
 use ringmain_core::shard::Address;
 use ringmain_net::peer::Lane;
@@ -30,7 +31,7 @@ use ringmain_wal::{Position, PrepareSegment, WriteId};
 
 use crate::disk::Flight;
 use crate::world::{MICROSECOND, MILLISECOND, SECOND, Trace, World};
-use chaos::Weather;
+use chaos::{Fault, Weather};
 use client::Client;
 use lies::Lies;
 use machine::{Machine, State};
@@ -49,11 +50,18 @@ const MACHINES: usize = 5;
 const CALM_NS: u64 = 60 * SECOND;
 
 /// What the surroundings of the shards do wrong on purpose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Plant {
     Nothing,
     /// What a node promised in an election is forgotten when it restarts.
     VoteForgotten,
+    /// A record that holds nothing but a term and a vote is lost when the node restarts.
+    PromiseDropped,
+    /// How far the log was committed is forgotten when the node restarts. The log never writes that alone, so what may
+    /// get lost with such a record is all that its records say of it.
+    CommitForgotten,
+    /// A write of a node that leads nothing is reported as durable when it is submitted.
+    FollowerEarly,
     /// A write is reported as durable when it is submitted.
     DurableEarly,
     /// A producer that finds another leader begins a session of its own with what was not answered.
@@ -68,11 +76,25 @@ pub enum Plant {
     ReadElsewhere,
 }
 
+impl Plant {
+    /// It shows when two stand for the same term, and seldom otherwise.
+    fn is_of_elections(self) -> bool {
+        matches!(self, Self::VoteForgotten | Self::PromiseDropped)
+    }
+
+    /// It takes several faults, one after the other, before it can show.
+    fn needs_haste(self) -> bool {
+        self.is_of_elections() || self == Self::CommitForgotten
+    }
+}
+
 /// What happened in a run.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Report {
     pub trace: u64,
     pub steps: u64,
+    /// How often a shard looked at all of its invariants.
+    pub checks: u64,
     pub virtual_ms: u64,
     pub acknowledged: u64,
     pub duplicates: u64,
@@ -86,6 +108,10 @@ pub struct Report {
     pub full: u64,
     pub redirected: u64,
     pub ended: u64,
+    pub in_memory: u64,
+    pub perhaps_lost: u64,
+    /// Of those, never delivered.
+    pub lost: u64,
     pub leaders: u64,
     pub moves: u64,
     pub changes: u64,
@@ -102,13 +128,21 @@ pub struct Report {
     pub stuck: u64,
     pub wiped: u64,
     pub rotten: u64,
+    /// Lost what nothing on the disk says was there.
+    pub unprovable: u64,
+    pub lies: u64,
+    /// Two disks lost at once.
+    pub pairs: u64,
+    pub stops: u64,
+    /// Stops before which others took over.
+    pub handed: u64,
     pub removed: u64,
     pub digests: u64,
 }
 
 impl Report {
-    /// Each of which should happen now and then.
-    pub fn counts(&self) -> [(&'static str, u64); 29] {
+    /// Each of which should happen now and then; losses that nothing proves are too rare.
+    pub fn counts(&self) -> [(&'static str, u64); 35] {
         [
             ("acknowledged", self.acknowledged),
             ("duplicates", self.duplicates),
@@ -122,6 +156,8 @@ impl Report {
             ("full", self.full),
             ("redirected", self.redirected),
             ("ended", self.ended),
+            ("in memory", self.in_memory),
+            ("perhaps lost", self.perhaps_lost),
             ("leaders", self.leaders),
             ("moves", self.moves),
             ("changes", self.changes),
@@ -137,6 +173,10 @@ impl Report {
             ("stuck", self.stuck),
             ("wiped", self.wiped),
             ("rotten", self.rotten),
+            ("lies", self.lies),
+            ("pairs", self.pairs),
+            ("stops", self.stops),
+            ("handed", self.handed),
             ("removed", self.removed),
             ("digests", self.digests),
         ]
@@ -151,6 +191,12 @@ enum Event {
     /// Of one life of a machine.
     Machine(usize, u64, Deed),
     Boot(usize, u64),
+    /// The process ends in this life of a machine, and is back after so long.
+    Vanish {
+        node: usize,
+        life: u64,
+        down: u64,
+    },
     /// Bytes reach this side of a connection.
     Arrive(u64, usize),
     /// The kernel has taken bytes from this side.
@@ -196,8 +242,12 @@ struct Run {
     next_message: u64,
     /// Who is to be a member of every group, and what the administrators work towards.
     goal: Vec<Member>,
+    /// Each shard checks itself after so many steps of its own: in some runs after every one.
+    check_every: u64,
     /// Something durable was lost, or the members are changing: nothing else may be lost now.
     is_fragile: bool,
+    /// Harm that waits until it may be done.
+    wanted: Option<Fault>,
     is_calm: bool,
 }
 
@@ -229,6 +279,7 @@ impl Run {
         let founders: Vec<Member> = (0..founders_count).map(|at| member(at, 1)).collect();
         let machines = (0..MACHINES).map(|at| Machine::new(at, &founders, plant, rng)).collect();
         let weather = Weather::draw(plant, rng);
+        let check_every = if rng.one_in(4) { 1 } else { 16 };
         let (clients, queues) = client::all(founders_count, rng);
         Self {
             world,
@@ -246,7 +297,9 @@ impl Run {
             overheard: Vec::new(),
             next_message: 0,
             goal: founders,
+            check_every,
             is_fragile: false,
+            wanted: None,
             is_calm: false,
         }
     }
@@ -275,6 +328,7 @@ impl Run {
                 }
                 Ok(())
             }
+            Event::Vanish { node, life, down } => self.vanish(node, life, down),
             Event::Arrive(pipe, side) => self.arrive(pipe, side),
             Event::Sent(pipe, side, bytes) => self.sent(pipe, side, bytes),
             Event::Over(pipe, side) => self.over(pipe, side),
@@ -288,7 +342,9 @@ impl Run {
             Event::Arrive(pipe, side) | Event::Sent(pipe, side, _) | Event::Over(pipe, side) => {
                 self.pipes.get(&pipe)?.ends[side].node()?
             }
-            Event::Act(_) | Event::Chaos | Event::Heal | Event::Boot(..) => return None,
+            Event::Act(_) | Event::Chaos | Event::Heal | Event::Boot(..) | Event::Vanish { .. } => {
+                return None;
+            }
         };
         let until = self.machines[node].paused_until;
         (until > self.world.now()).then_some(until)

@@ -238,6 +238,11 @@ impl Disk {
         }
     }
 
+    /// Nothing of what is on its way will ever be there.
+    pub fn lose_writes(&mut self) {
+        self.writes.values_mut().for_each(|write| write.fate = Fate::Lost);
+    }
+
     /// Of every write on its way, whatever part of it reached the disk.
     pub fn crash(&mut self, rng: &mut Rng) {
         for write in std::mem::take(&mut self.writes).into_values() {

@@ -27,6 +27,9 @@ struct Arguments {
     /// Whole clusters.
     #[arg(long, conflicts_with = "log")]
     cluster: bool,
+    /// Whole clusters with this bug in what surrounds them.
+    #[arg(long, requires = "cluster", value_enum, default_value_t = cluster::Plant::Nothing)]
+    plant: cluster::Plant,
     /// Tell every event on stderr.
     #[arg(long)]
     trace: bool,
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
             if arguments.log {
                 log::run(seed, steps, log::Plant::Nothing, trace).map(|one| format!("{one:?}"))
             } else if arguments.cluster {
-                cluster::run(seed, steps, cluster::Plant::Nothing, trace).map(|one| format!("{one:?}"))
+                cluster::run(seed, steps, arguments.plant, trace).map(|one| format!("{one:?}"))
             } else {
                 shard::run(seed, steps, shard::Plant::Nothing, trace).map(|one| format!("{one:?}"))
             }

@@ -10,7 +10,7 @@ use ringmain_core::member::Member;
 use ringmain_net::protocol::{Code, Hello, PROTOCOL, QueueSettings, Refused, Reply, Words};
 use ringmain_net::{frame, route};
 
-use super::oracle::Oracle;
+use super::oracle::{Oracle, QueueSpec};
 use super::{MACHINES, Plant, Report, machine_at};
 use crate::rng::Rng;
 use crate::world::{MICROSECOND, MILLISECOND};
@@ -226,31 +226,36 @@ pub(super) fn id_in(payload: &[u8]) -> Option<u64> {
 
 /// Everybody who has something to say, and the queues they speak of: three that are in different groups, and one that
 /// comes and goes.
-pub(super) fn all(groups: usize, rng: &mut Rng) -> (Vec<Client>, Vec<(String, usize)>) {
+pub(super) fn all(groups: usize, rng: &mut Rng) -> (Vec<Client>, Vec<QueueSpec>) {
     let named = |group: usize| {
         let fits = |name: &String| route::group_of(name, 1, groups as u32) as usize == group;
         (0..).map(|number| format!("queue-{number}")).find(fits).expect("names spread over all groups")
     };
     let passing = "passing".to_owned();
     let passing_group = route::group_of(&passing, 1, groups as u32) as usize;
-    let mut queues: Vec<(String, usize)> = (0..3).map(|group| (named(group), group)).collect();
-    queues.push((passing, passing_group));
-    let mut clients = Vec::new();
-    for (at, (name, _)) in queues.iter().enumerate() {
-        let priorities = *rng.pick(&[1, 3, 256]);
+    let mut names: Vec<(String, usize)> = (0..3).map(|group| (named(group), group)).collect();
+    names.push((passing, passing_group));
+    let spec = |(name, group): (String, usize)| {
         let settings = QueueSettings {
-            priorities,
+            priorities: *rng.pick(&[1, 3, 256]),
+            durability: u8::from(rng.one_in(4)),
             lease_ms: (LEASE_NS / MILLISECOND) as u32,
             max_length: if rng.one_in(3) { rng.between(20, 120) } else { 0 },
+            max_bytes: if rng.one_in(4) { rng.between(70_000, 200_000) } else { 0 },
             ..QueueSettings::default()
         };
+        QueueSpec { name, group, settings }
+    };
+    let queues: Vec<QueueSpec> = names.into_iter().map(spec).collect();
+    let mut clients = Vec::new();
+    for (at, QueueSpec { name, settings, .. }) in queues.iter().enumerate() {
         let pause = |rng: &mut Rng| rng.between(5, 40) * MILLISECOND;
-        let admin = Admin::new(name, at, settings, name == "passing");
+        let admin = Admin::new(name, at, settings.clone(), name == "passing");
         clients.push(Client::new(Role::Admin(admin), 20 * MILLISECOND));
         for number in 0..rng.between(1, 2) {
             let producer_name = if rng.one_in(2) { format!("{name}-{number}") } else { String::new() };
             let window_max = rng.between(1, 12) as usize;
-            let producer = Producer::new(producer_name, name, at, priorities, window_max);
+            let producer = Producer::new(producer_name, name, at, settings.priorities, window_max);
             clients.push(Client::new(Role::Producer(producer), pause(rng)));
         }
         for _ in 0..rng.between(1, 2) {

@@ -1,6 +1,6 @@
 //! A node and its disk: what the runtime does in the product, with virtual devices.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use ringmain_core::boot::Replay;
@@ -12,8 +12,8 @@ use ringmain_core::member::{Member, replica_id};
 use ringmain_core::shard::{Input, Output, Shard, ShardOptions};
 use ringmain_core::time::Time;
 use ringmain_wal::{
-    GroupId, HardState, Identity, LogOptions, PAGE_BYTES, Position, PrepareSegment, RecordKind, Recovery,
-    SegmentFile, Sequence,
+    Error, GroupId, HardState, Identity, LogOptions, PAGE_BYTES, Position, PrepareSegment, RecordKind,
+    Recovery, SegmentFile, Sequence, WriteId,
 };
 
 use super::network::End;
@@ -23,8 +23,8 @@ use crate::rng::Rng;
 use crate::world::{MICROSECOND, MILLISECOND, SECOND};
 
 const PAGE: usize = PAGE_BYTES as usize;
-/// The shard checks itself after every so many steps.
-const CHECK_EVERY: u64 = 16;
+/// How long what is reported too early is not on the disk.
+const CACHED_NS: u64 = 200 * MILLISECOND;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
@@ -47,6 +47,12 @@ pub(super) struct Machine {
     pub(super) paused_until: u64,
     /// The wall's clock against the world's; it never goes back in one life.
     pub(super) clock: u64,
+    /// Its disk may have lost what it said was there. Until it has been looked at and found sound, or was replaced, nothing
+    /// else may be lost.
+    pub(super) is_suspect: bool,
+    pub(super) is_stopping: bool,
+    /// It led something when it was asked to stop.
+    pub(super) led_at_stop: bool,
 
     output: Output,
     steps: u64,
@@ -54,6 +60,12 @@ pub(super) struct Machine {
     deadline_planned: Option<u64>,
     preparing: Option<PrepareSegment>,
     segments: VecDeque<PrepareSegment>,
+    /// Writes that were reported as durable before they were.
+    told: BTreeSet<WriteId>,
+    /// When the last of them is on the disk.
+    cached_until: u64,
+    /// Of the groups, at the last write.
+    terms: Vec<u64>,
     /// There was no space, and nobody has retried since.
     is_refused: bool,
     /// By group: what it had applied and where it stood when last looked at.
@@ -80,7 +92,11 @@ impl Machine {
                 message_bytes_max: Size(160 << 10),
                 connections_max: 64,
                 messages_max: 100_000,
-                checkpoint_bytes: Size(32 << rng.between(10, 14)),
+                checkpoint_bytes: Size(match plant {
+                    // A checkpoint knows what the members are.
+                    Plant::CommitForgotten => 64 << 20,
+                    _ => 32 << rng.between(10, 14),
+                }),
                 // Little of what a follower lacks is in memory, and sometimes not all of it in what is remembered.
                 entries_bytes_max: Size(1 << rng.between(9, 22)),
                 entries_remembered_max: 1 << rng.between(3, 12),
@@ -103,12 +119,18 @@ impl Machine {
             shard: None,
             paused_until: 0,
             clock: BEGIN,
+            is_suspect: false,
+            is_stopping: false,
+            led_at_stop: false,
             output: Output::default(),
             steps: 0,
             turn_planned: false,
             deadline_planned: None,
             preparing: None,
             segments: VecDeque::new(),
+            told: BTreeSet::new(),
+            cached_until: 0,
+            terms: Vec::new(),
             is_refused: false,
             seen: vec![(0, 0); founders.len()],
             read_back: vec![0; founders.len()],
@@ -173,8 +195,11 @@ fn boot(disk: &Disk, options: &ShardOptions, plant: Plant) -> Result<Booted, Fai
             end = Some(record.payload_position.advance(record.payload.len() as u64));
             installed += u64::from(record.header.kind == RecordKind::Install);
             let mut header = record.header.clone();
-            if plant == Plant::VoteForgotten {
-                header.hard_state = HardState { vote: 0, ..header.hard_state };
+            match plant {
+                Plant::VoteForgotten => header.hard_state = HardState { vote: 0, ..header.hard_state },
+                Plant::CommitForgotten => header.hard_state = HardState { commit: 0, ..header.hard_state },
+                Plant::PromiseDropped if header.kind == RecordKind::HardState => continue,
+                _ => {}
             }
             record.header = &header;
             replay.on_record(&record)?;
@@ -208,7 +233,7 @@ impl Run {
             }
             Deed::Written(flight, write) => {
                 self.machines[node].disk.finish(flight, &mut self.world.rng);
-                if self.plant == Plant::DurableEarly {
+                if self.machines[node].told.remove(&write) {
                     return Ok(());
                 }
                 self.input(node, Input::Written { id: write }).map(|_| ())
@@ -245,8 +270,9 @@ impl Run {
         let mut output = std::mem::take(&mut machine.output);
         shard.step(now, input, &mut output);
         machine.steps += 1;
-        if machine.steps.is_multiple_of(CHECK_EVERY) {
+        if machine.steps.is_multiple_of(self.check_every) {
             shard.check();
+            self.report.checks += 1;
         }
         let received = (output.consumed, output.is_paused);
         self.observe(node)?;
@@ -265,6 +291,7 @@ impl Run {
             let (term, applied) = (state.term.0, state.applied.0);
             if state.is_leader {
                 self.oracle.leads((group, term), (node, machine.life))?;
+                self.oracle.committed(group, (term, state.is_serving), state.committed.0);
             }
             let read_back = std::mem::replace(&mut machine.read_back[group], state.entries_read_back);
             self.report.read_back += state.entries_read_back - read_back;
@@ -331,6 +358,7 @@ impl Run {
             let slot = Place::Slot(superblock.slot());
             let (flight, delay) = self.machines[node].disk.submit(slot, 0, page, &mut self.world.rng);
             if let Some(delay) = delay {
+                let delay = self.in_order(node, delay, false);
                 self.plan(node, delay, Deed::SlotWritten(flight));
             }
         }
@@ -343,7 +371,7 @@ impl Run {
         if output.is_unfinished {
             self.plan_turn(node);
         }
-        Ok(())
+        if output.is_stopped { self.stopped(node) } else { Ok(()) }
     }
 
     fn submit_writes(&mut self, node: usize) -> Result<(), String> {
@@ -358,14 +386,44 @@ impl Run {
             self.world.note("write", &[node as u64, at.segment, at.offset, checksum]);
             let segment = Place::Segment(at.segment);
             let (flight, delay) = machine.disk.submit(segment, at.offset, page, &mut self.world.rng);
-            match delay {
+            let is_early = match self.plant {
+                Plant::DurableEarly => true,
+                // What it promised in elections is kept: only what it acknowledged is not.
+                Plant::FollowerEarly => !self.leads_any(node) && !self.has_new_terms(node),
+                _ => false,
+            };
+            match delay.map(|delay| self.in_order(node, delay, is_early)) {
                 Some(delay) => self.plan(node, delay, Deed::Written(flight, at.id)),
                 None => self.report.stuck += 1,
             }
-            if self.plant == Plant::DurableEarly {
+            if is_early {
+                self.machines[node].told.insert(at.id);
                 self.input(node, Input::Written { id: at.id })?;
             }
         }
+    }
+
+    /// Since the last write, it has heard of another term in some group.
+    fn has_new_terms(&mut self, node: usize) -> bool {
+        let terms: Vec<u64> =
+            (0..self.groups).filter_map(|group| self.state(node, group)).map(|state| state.term.0).collect();
+        let is_new = terms != self.machines[node].terms;
+        self.machines[node].terms = terms;
+        is_new
+    }
+
+    /// Only ever planted: what is reported too early lies in a cache for long, and what is written later lies behind it,
+    /// so that a crash takes all of it and nothing on the disk says so.
+    fn in_order(&mut self, node: usize, delay: u64, is_early: bool) -> u64 {
+        if self.plant != Plant::FollowerEarly {
+            return delay;
+        }
+        let now = self.world.now();
+        let machine = &mut self.machines[node];
+        if is_early {
+            machine.cached_until = now + CACHED_NS;
+        }
+        delay.max(machine.cached_until.saturating_sub(now))
     }
 
     /// Segments are made one at a time.
@@ -419,6 +477,11 @@ impl Run {
                 self.machines[node].state = State::Rotten;
                 self.report.rotten += 1;
             }
+            Failure::LostEntries { .. } if self.machines[node].is_suspect => {
+                self.crash(node, false)?;
+                self.machines[node].state = State::Rotten;
+                self.report.rotten += 1;
+            }
             Failure::Removed { .. } => {
                 let replica = self.machines[node].replica();
                 if self.goal.iter().any(|member| member.replica() == replica) {
@@ -437,8 +500,13 @@ impl Run {
     /// The process is no more; what of its machine's connections others learn at once, and what later, is drawn.
     pub(super) fn crash(&mut self, node: usize, is_silent: bool) -> Result<(), String> {
         self.world.note("crash", &[node as u64]);
+        self.oracle.crashed();
         let rng = &mut self.world.rng;
         let machine = &mut self.machines[node];
+        if self.plant == Plant::FollowerEarly {
+            machine.is_suspect |= !machine.told.is_empty();
+            machine.disk.lose_writes();
+        }
         machine.disk.crash(rng);
         if let Some(prepare) = machine.preparing.take() {
             match rng.below(3) {
@@ -450,8 +518,9 @@ impl Run {
         machine.life += 1;
         (machine.shard, machine.output, machine.state) = (None, Output::default(), State::Down);
         (machine.turn_planned, machine.deadline_planned, machine.is_refused) = (false, None, false);
-        machine.paused_until = 0;
+        (machine.paused_until, machine.is_stopping) = (0, false);
         machine.segments.clear();
+        machine.told.clear();
         machine.seen.fill((0, 0));
         machine.read_back.fill(0);
         if rng.one_in(4) {
@@ -466,31 +535,15 @@ impl Run {
     /// From what the disk holds; if that is harmed, the node must say so, unless it does not matter.
     pub(super) fn boot(&mut self, node: usize) -> Result<(), String> {
         assert!(self.machines[node].shard.is_none());
-        let machine = &mut self.machines[node];
-        let found = boot(&machine.disk, &machine.options, self.plant);
-        let booted = if machine.disk.is_harmed() {
-            let mut sound = machine.disk.clone();
-            sound.heal();
-            let expected = boot(&sound, &machine.options, self.plant);
-            let expected = expected.map_err(|why| format!("durable: a sound log is refused: {why}"))?;
-            match found {
-                // It does not matter to this one; but it could to whoever is lost next.
-                Ok(found) if found.last == expected.last => {
-                    machine.disk = sound;
-                    expected
-                }
-                // Nothing on the disk says that what is rotten was durable: somebody has to know it.
-                _ => {
-                    machine.state = State::Rotten;
-                    self.report.rotten += 1;
-                    self.world.note("rotten", &[node as u64]);
-                    return Ok(());
-                }
-            }
-        } else {
-            let at = node + 1;
-            found.map_err(|why| format!("durable: a sound log is refused on node {at}: {why}"))?
+        let Some(booted) = self.recover(node)? else {
+            self.machines[node].state = State::Rotten;
+            self.report.rotten += 1;
+            self.world.note("rotten", &[node as u64]);
+            return Ok(());
         };
+        let machine = &mut self.machines[node];
+        let Faults { slow, stuck, .. } = machine.disk.faults;
+        (machine.disk.faults, machine.is_suspect) = (Faults { slow, stuck, ..Faults::none() }, false);
         self.report.installed += booted.installed;
         self.world.note("booted", &[node as u64, booted.last.0]);
         let (segment, offset) =
@@ -500,6 +553,43 @@ impl Run {
         (machine.shard, machine.state) = (Some(booted.shard), State::Up);
         self.plan_turn(node);
         Ok(())
+    }
+
+    /// Nothing: the disk has lost what it should have.
+    fn recover(&mut self, node: usize) -> Result<Option<Booted>, String> {
+        let machine = &mut self.machines[node];
+        let found = boot(&machine.disk, &machine.options, self.plant);
+        let refused = |why| format!("durable: a sound log is refused on node {}: {why}", node + 1);
+        if !machine.disk.is_harmed() {
+            return found.map(Some).map_err(refused);
+        }
+        let mut sound = machine.disk.clone();
+        sound.heal();
+        let expected = boot(&sound, &machine.options, self.plant).map_err(refused)?;
+        match found {
+            // It does not matter to this one; but it could to whoever is lost next.
+            Ok(found) if found.last == expected.last => {
+                machine.disk = sound;
+                return Ok(Some(expected));
+            }
+            // Nothing on the disk says that what is rotten was durable: somebody has to know it.
+            Ok(_) => self.report.unprovable += 1,
+            Err(why) => self.check_rot(node, &why)?,
+        }
+        Ok(None)
+    }
+
+    /// A refusal to boot names bytes, and something near them is indeed not what it was.
+    fn check_rot(&self, node: usize, why: &Failure) -> Result<(), String> {
+        let disk = &self.machines[node].disk;
+        let harmed = |place| disk.is_harmed_in(place, 0..SEGMENT_BYTES as usize);
+        let slots = [Place::Slot(0), Place::Slot(1)].into_iter().any(harmed);
+        match why {
+            Failure::Wal(Error::Rot { segment, .. }) if slots || harmed(Place::Segment(*segment)) => Ok(()),
+            // A superblock that was never written names what is no more.
+            Failure::Replay { .. } | Failure::LostSegment { .. } if slots => Ok(()),
+            _ => Err(format!("honest: a harmed log is refused for another reason: {why}")),
+        }
     }
 
     /// A new disk: the machine comes back as somebody else.
@@ -520,6 +610,7 @@ impl Run {
         machine.options.log = LogOptions { identity, ..machine.options.log.clone() };
         machine.options.seed = rng.draw();
         machine.disk = Disk::new(identity, SEGMENT_BYTES);
+        machine.is_suspect = false;
         machine.disk.faults = if self.is_calm { Faults::none() } else { usual_faults(self.plant, rng) };
         machine.state = State::Down;
         self.report.wiped += 1;

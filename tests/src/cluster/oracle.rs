@@ -4,11 +4,14 @@
 //! than that must be true. Where an answer is not certain to have come of one truth it keeps bounds:
 //!
 //! ```text
-//! durable   what was acknowledged comes, unless it was settled or a purge may have taken it; members' states are equal
+//! durable   what was acknowledged comes, unless it was settled or a purge may have taken it; members' states are equal;
+//!           for a queue that is content with memory, unless a node crashed before a majority's disks had it
 //! once      one message has one place, one place has one message; what was refused on its only way is never there
 //! ordered   of what one leader delivers for the first time, a queue's priority comes in the order of the log
 //! priority  nothing is delivered while something of a higher priority waits that was acknowledged before
-//! exact     counts lie between what was certain when they were asked for and what is possible when they are told
+//! exact     counts lie between what was certain when they were asked for and what is possible when they are told,
+//!           and agree with the receipts of what is before and behind the index they are of
+//! bounded   no count is above its queue's limit
 //! leased    nobody gets what another one holds of the same leader; what was settled never comes again
 //! alive     at most one leader in a term
 //! ```
@@ -16,7 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringmain_net::frame::{self, FRAME_BYTES_MAX, Frame};
-use ringmain_net::protocol::{Code, DeliveryView, QueueInfo, Reply, SettleRun};
+use ringmain_net::protocol::{Code, DeliveryView, QueueInfo, QueueSettings, Reply, SettleRun};
 
 use super::Report;
 use super::client::id_in;
@@ -37,7 +40,7 @@ enum Stored {
     Refused,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Lease {
     term: u64,
     pipe: u64,
@@ -61,15 +64,28 @@ struct Message {
     may_be_gone: bool,
     /// A purge or a deletion may have taken it.
     may_be_purged: bool,
+    /// Crashes until it was first offered.
+    crashes: u64,
+    /// Memory is all that had it when a node lost its memory.
+    may_be_lost: bool,
     /// Its end was answered, in this term.
     gone: Option<u64>,
     lease: Option<Lease>,
 }
 
-#[derive(Default, Debug)]
+impl Message {
+    /// At the end of a run: memory was all that had it, and that was not enough.
+    fn is_lost(&self) -> bool {
+        let never_came = self.delivered.is_none() && !self.may_be_purged;
+        self.may_be_lost && never_came
+    }
+}
+
+#[derive(Debug)]
 struct Queue {
     name: String,
     group: usize,
+    settings: QueueSettings,
     offered: u64,
     refused: u64,
     /// Acknowledged or delivered.
@@ -78,6 +94,10 @@ struct Queue {
     gone: u64,
     acked: u64,
     may_be_acked: u64,
+    /// Acknowledged, and perhaps lost.
+    lost: u64,
+    /// How many messages the entry of an index brought, as their receipts say.
+    published: BTreeMap<u64, u64>,
     /// A purge or deletion was asked for: what is counted says little.
     is_purged: bool,
     /// So many of them are not answered, and may happen at any time.
@@ -88,12 +108,14 @@ struct Queue {
     empty: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Shown {
     queue: usize,
     stored: u64,
     gone: u64,
     acked: u64,
+    /// Messages that are leased to somebody.
+    held: Vec<(u64, Lease)>,
 }
 
 /// Settles that wait for their answer: messages, and whether they are acknowledged rather than rejected.
@@ -115,11 +137,56 @@ pub(super) struct Oracle {
     orders: BTreeMap<(u64, u8, u64), u64>,
     leaders: BTreeMap<(usize, u64), (usize, u64)>,
     digests: BTreeMap<(usize, u64), (u64, usize)>,
+    /// Acknowledged because a majority had it in memory, and not known to be on disks: by group, with the term.
+    in_memory: BTreeMap<usize, Vec<InMemory>>,
+    crashes: u64,
     /// Connections that are over, and consumers that are, at one end at least.
     gone_pipes: BTreeSet<u64>,
     gone_consumers: BTreeSet<(u64, u32)>,
     shown: u64,
     facts: Report,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InMemory {
+    id: u64,
+    term: u64,
+    index: u64,
+}
+
+/// A queue that clients speak of.
+pub(super) struct QueueSpec {
+    pub(super) name: String,
+    pub(super) group: usize,
+    pub(super) settings: QueueSettings,
+}
+
+impl Queue {
+    fn new(spec: QueueSpec) -> Self {
+        let QueueSpec { name, group, settings } = spec;
+        Self {
+            name,
+            group,
+            settings,
+            offered: 0,
+            refused: 0,
+            stored: 0,
+            may_be_gone: 0,
+            gone: 0,
+            acked: 0,
+            may_be_acked: 0,
+            lost: 0,
+            published: BTreeMap::new(),
+            is_purged: false,
+            purges: 0,
+            waiting: BTreeMap::new(),
+            empty: None,
+        }
+    }
+
+    fn is_in_memory(&self) -> bool {
+        self.settings.durability == 1
+    }
 }
 
 /// How a node is in a group.
@@ -148,10 +215,8 @@ fn group_of(number: u64) -> usize {
 }
 
 impl Oracle {
-    /// Names, and which groups they live in.
-    pub(super) fn new(queues: Vec<(String, usize)>) -> Self {
-        let queues = queues.into_iter().map(|(name, group)| Queue { name, group, ..Queue::default() });
-        Self { queues: queues.collect(), ..Self::default() }
+    pub(super) fn new(queues: Vec<QueueSpec>) -> Self {
+        Self { queues: queues.into_iter().map(Queue::new).collect(), ..Self::default() }
     }
 
     pub(super) fn fill(&self, report: &mut Report) {
@@ -168,6 +233,9 @@ impl Oracle {
             purged: facts.purged,
             redirected: facts.redirected,
             ended: facts.ended,
+            in_memory: facts.in_memory,
+            lost: self.messages.values().filter(|message| message.is_lost()).count() as u64,
+            perhaps_lost: self.queues.iter().map(|queue| queue.lost).sum(),
             leaders: self.leaders.len() as u64,
             digests: facts.digests,
             ..*report
@@ -195,6 +263,38 @@ impl Oracle {
         Ok(())
     }
 
+    /// The leader of this term has so much on the disks of a majority; if it serves, so has everything before its term.
+    pub(super) fn committed(&mut self, group: usize, of: (u64, bool), committed: u64) {
+        let (led, is_serving) = of;
+        if let Some(all) = self.in_memory.get_mut(&group) {
+            all.retain(|one| {
+                let is_safe = one.term == led && one.index <= committed || one.term < led && is_serving;
+                !is_safe
+            });
+        }
+    }
+
+    /// A node has lost its memory. Whatever memory alone held may be lost with it: should those who still hold it not be
+    /// heard, the others elect a leader without it.
+    pub(super) fn crashed(&mut self) {
+        self.crashes += 1;
+        for one in std::mem::take(&mut self.in_memory).into_values().flatten() {
+            self.may_be_lost(one.id);
+        }
+    }
+
+    fn may_be_lost(&mut self, id: u64) {
+        let message = self.messages.get_mut(&id).expect("it was acknowledged");
+        if message.delivered.is_some() || std::mem::replace(&mut message.may_be_lost, true) {
+            return;
+        }
+        let queue = &mut self.queues[message.queue];
+        queue.lost += 1;
+        if let Some(waiting) = queue.waiting.get_mut(&message.priority) {
+            waiting.remove(&id);
+        }
+    }
+
     pub(super) fn applied(&mut self, at: (usize, u64), digest: u64, node: usize) -> Result<(), String> {
         self.facts.digests += 1;
         let (known, first) = *self.digests.entry(at).or_insert((digest, node));
@@ -214,6 +314,7 @@ impl Oracle {
     pub(super) fn offered(&mut self, queue: usize, key: (u64, u64), messages: &[(u64, u8, u32)]) {
         let ids: Vec<u64> = messages.iter().map(|(id, ..)| *id).collect();
         self.frames.insert(key, ids);
+        let crashes = self.crashes;
         for &(id, priority, checksum) in messages {
             let known = &mut self.queues[queue];
             let is_doomed = known.purges > 0;
@@ -229,6 +330,8 @@ impl Oracle {
                     delivered: None,
                     may_be_gone: false,
                     may_be_purged: false,
+                    crashes,
+                    may_be_lost: false,
                     gone: None,
                     lease: None,
                 }
@@ -265,7 +368,12 @@ impl Oracle {
 
     pub(super) fn show_asked(&mut self, pipe: u64, request: u64, queue: usize) {
         let Queue { stored, gone, acked, .. } = self.queues[queue];
-        self.shows.insert((pipe, request), Shown { queue, stored, gone, acked });
+        // A count is of what is committed, and that is not.
+        let in_memory = self.in_memory.values().flatten().filter(|one| self.messages[&one.id].queue == queue);
+        let stored = stored.saturating_sub(in_memory.count() as u64);
+        let of_queue = self.messages.iter().filter(|(_, message)| message.queue == queue);
+        let held = of_queue.filter_map(|(id, message)| Some((*id, message.lease?))).collect();
+        self.shows.insert((pipe, request), Shown { queue, stored, gone, acked, held });
     }
 
     pub(super) fn purge_asked(&mut self, pipe: u64, request: u64, queue: usize) {
@@ -369,7 +477,7 @@ impl Oracle {
             }
             Reply::QueueShown(shown) => {
                 if let Some(asked) = self.shows.remove(&asked) {
-                    self.counted(&asked, &shown.info)?;
+                    self.counted(speaker, &asked, &shown.info)?;
                 }
             }
             Reply::QueueOpened(_) | Reply::Subscribed(_) => {}
@@ -400,7 +508,6 @@ impl Oracle {
             },
             _ => {}
         }
-        let _ = speaker;
         Ok(())
     }
 
@@ -421,7 +528,21 @@ impl Oracle {
         self.facts.acknowledged += 1;
         self.facts.duplicates += u64::from(is_duplicate);
         let message = self.messages.get_mut(&id).expect("it was just there");
+        if message.acknowledged.is_none() && !is_duplicate {
+            *self.queues[message.queue].published.entry(at.1).or_default() += 1;
+        }
         message.acknowledged = Some(message.acknowledged.map_or(at, |known| known.min(at)));
+        if self.queues[message.queue].is_in_memory() && message.delivered.is_none() {
+            self.facts.in_memory += 1;
+            if message.crashes == self.crashes {
+                let one = InMemory { id, term: at.0, index: at.1 };
+                self.in_memory.entry(self.queues[message.queue].group).or_default().push(one);
+            } else {
+                self.may_be_lost(id);
+                return Ok(());
+            }
+        }
+        let message = &self.messages[&id];
         if message.delivered.is_none() && !message.may_be_purged {
             self.queues[message.queue].waiting.entry(message.priority).or_default().insert(id);
         }
@@ -518,10 +639,28 @@ impl Oracle {
         }
     }
 
+    /// What this node has leased since before it was asked, and nobody has tried to settle.
+    fn held_since(&self, speaker: &Speaker<'_>, asked: &Shown, info: &QueueInfo) -> u64 {
+        let is_held = |(id, lease): &&(u64, Lease)| {
+            let message = &self.messages[id];
+            let is_same = message.lease == Some(*lease) && lease.term == info.term;
+            is_same && !lease.is_returning && speaker.now < lease.until && !message.may_be_gone
+        };
+        asked.held.iter().filter(is_held).count() as u64
+    }
+
     /// Somewhere between the question and now, it was so.
-    fn counted(&mut self, asked: &Shown, info: &QueueInfo) -> Result<(), String> {
+    fn counted(&mut self, speaker: &Speaker<'_>, asked: &Shown, info: &QueueInfo) -> Result<(), String> {
         self.shown += 1;
+        let held = self.held_since(speaker, asked, info);
         let queue = &mut self.queues[asked.queue];
+        let QueueSettings { max_length, max_bytes, .. } = queue.settings;
+        let is_over = |most: u64, found: u64| most > 0 && most < found;
+        if is_over(max_length, info.ready + info.in_flight)
+            || is_over(max_bytes, info.ready_bytes + info.in_flight_bytes)
+        {
+            return Err(format!("bounded: more than {max_length} messages or {max_bytes} bytes: {info:?}"));
+        }
         let total = info.ready + info.in_flight;
         if total == 0 {
             queue.empty = Some(self.shown);
@@ -534,9 +673,15 @@ impl Oracle {
             return Ok(());
         }
         let possible = queue.offered - queue.refused;
+        let before: u64 = queue.published.range(..=info.index).map(|(_, count)| count).sum();
+        let behind: u64 = queue.published.range(info.index + 1..).map(|(_, count)| count).sum();
+        let lost = queue.lost;
+        let stored = asked.stored.saturating_sub(lost);
         let rows = [
-            ("messages", asked.stored.saturating_sub(queue.may_be_gone), total, possible - asked.gone),
-            ("published", asked.stored, info.published, possible),
+            ("messages", stored.saturating_sub(queue.may_be_gone), total, possible - asked.gone),
+            ("leased messages", held, info.in_flight, total),
+            ("published", stored, info.published, possible),
+            ("published at this index", before.saturating_sub(lost), info.published, possible - behind),
             ("acknowledged", asked.acked, info.acknowledged, queue.may_be_acked),
         ];
         for (what, low, found, high) in rows {
@@ -554,7 +699,7 @@ impl Oracle {
     pub(super) fn drained(&self) -> Result<(), String> {
         let is_lost = |message: &Message| {
             let had_its_end = message.delivered.is_some() && message.may_be_gone;
-            message.acknowledged.is_some() && !had_its_end && !message.may_be_purged
+            message.acknowledged.is_some() && !had_its_end && !message.may_be_purged && !message.may_be_lost
         };
         match self.messages.iter().find(|(_, message)| is_lost(message)) {
             Some((id, message)) => Err(format!("durable: {id} was acknowledged and is gone: {message:?}")),

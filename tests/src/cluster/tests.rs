@@ -52,6 +52,22 @@ fn forgotten_vote_is_found() {
 }
 
 #[test]
+fn dropped_promise_is_found() {
+    expect_found(Plant::PromiseDropped, &["both lead"]);
+}
+
+#[test]
+fn forgotten_commit_is_found() {
+    expect_found(Plant::CommitForgotten, &["both lead", "another state"]);
+}
+
+#[test]
+fn follower_that_acknowledges_too_early_is_found() {
+    // A leader that is still there notices by itself; where it is gone as well, only a broken promise shows.
+    expect_found(Plant::FollowerEarly, &["durable:", "exact:", "the leader counts on"]);
+}
+
+#[test]
 fn durable_too_early_is_found() {
     expect_found(Plant::DurableEarly, &["durable:", "once:", "exact:", "honest:", "alive:"]);
 }
