@@ -77,7 +77,11 @@ impl Weather {
                 weather.become_only(&[(Fault::Split, 20), (Fault::Members, 40), (Fault::Crash, 4)]);
             }
             Plant::CountStale => weather.prefer(&[(Fault::Cut, 30)]),
-            Plant::Nothing | Plant::SessionForgotten | Plant::SettledAgain | Plant::MessageLost => {}
+            Plant::Nothing
+            | Plant::SessionForgotten
+            | Plant::SettledAgain
+            | Plant::MessageLost
+            | Plant::ReadElsewhere => {}
         }
         weather
     }
