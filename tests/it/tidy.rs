@@ -25,13 +25,14 @@ const GLOMMIO: [&str; 4] =
     ["core/src/runtime.rs", "core/src/runtime/mesh.rs", "wal/src/disk.rs", "net/src/socket.rs"];
 /// A function of its inputs: no clock, no file, no thread, no chance, no order that depends on chance.
 const PURE: [&str; 4] = ["core/src/", "net/src/", "replication/src/", "wal/src/"];
-const IMPURE: [&str; 14] = [
+const IMPURE: [&str; 15] = [
     "core/src/cli.rs",
     "core/src/cli/",
     "core/src/config.rs",
     "core/src/config/",
     "core/src/formation/exchange.rs",
     "core/src/identity.rs",
+    "core/src/identity/spared.rs",
     "core/src/main.rs",
     "core/src/node.rs",
     "core/src/runtime.rs",
