@@ -6,6 +6,7 @@
 //! what is kept for it is bounded by whoever sends.
 
 use crate::config::Limits;
+use crate::outgoing::Outgoing;
 use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,6 +16,8 @@ pub use crate::queue::consumer::ConnectionId;
 pub const OUTGOING_BYTES_MAX: usize = 1 << 20;
 /// Of a peer's frames, handed to the kernel at once; a single larger frame goes whole.
 const PEER_TAKE_BYTES: usize = 256 << 10;
+/// Of what was taken from a peer's frames, so much is kept at least before what is behind it moves forward.
+const TAKEN_BYTES_MIN: usize = 64 << 10;
 /// Sessions of one connection: more producers than this share no connection.
 const REFUSED_MAX: usize = 4096;
 
@@ -35,10 +38,10 @@ pub(crate) struct Connection {
     /// without a gap must be refused too, or it would overtake.
     refused: BTreeMap<u64, u64>,
     /// Frames not yet taken by the runtime.
-    pub(crate) outgoing: Vec<u8>,
+    pub(crate) outgoing: Outgoing,
     /// Of a peer: frames that go before those in `outgoing`.
-    urgent: Vec<u8>,
-    /// Of a peer: where frames end in `outgoing`, ascending, and how much of it was taken.
+    urgent: Outgoing,
+    /// Of a peer: where frames end in what is written of `outgoing`, ascending, and how much of that was taken.
     ends: VecDeque<usize>,
     taken: usize,
     /// Bytes taken by the runtime and not yet reported as sent.
@@ -55,7 +58,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn unsent(&self) -> usize {
-        self.outgoing.len() - self.taken + self.urgent.len() + self.handed
+        self.outgoing.bytes() - self.taken + self.urgent.bytes() + self.handed
     }
 
     /// A publish of this session was refused because another node leads.
@@ -76,7 +79,7 @@ impl Connection {
     }
 
     /// Where frames for a peer are appended that wait for none but their like.
-    pub(crate) fn urgent(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn urgent(&mut self) -> &mut Outgoing {
         assert_eq!(self.stage, Stage::Peer);
         &mut self.urgent
     }
@@ -84,46 +87,56 @@ impl Connection {
     /// A whole frame for a peer was appended to `outgoing`.
     pub(crate) fn end_frame(&mut self) {
         assert_eq!(self.stage, Stage::Peer);
-        self.ends.push_back(self.outgoing.len());
+        self.ends.push_back(self.outgoing.written_bytes());
     }
 
     /// There is something that the runtime has not taken.
     pub(crate) fn has_outgoing(&self) -> bool {
-        self.taken < self.outgoing.len() || !self.urgent.is_empty()
+        self.taken < self.outgoing.bytes() || !self.urgent.is_empty()
     }
 
-    /// Moves what is to be sent next into `bytes`, which is empty: everything, or of a peer's frames only so many that
+    /// Moves what is to be sent next into `out`, which is empty: everything, or of a peer's frames only so many that
     /// what is urgent later does not wait behind them.
-    pub(crate) fn take(&mut self, bytes: &mut Vec<u8>) {
-        assert!(bytes.is_empty());
+    pub(crate) fn take(&mut self, out: &mut Outgoing) {
+        assert!(out.is_empty());
         self.dirty = false;
-        let is_short = self.outgoing.len() - self.taken <= PEER_TAKE_BYTES;
+        let is_short = self.outgoing.bytes() - self.taken <= PEER_TAKE_BYTES;
         if self.ends.is_empty() || (is_short && self.taken == 0 && self.urgent.is_empty()) {
             assert!(self.urgent.is_empty() || self.outgoing.is_empty());
             if self.outgoing.is_empty() {
-                std::mem::swap(&mut self.urgent, bytes);
+                std::mem::swap(&mut self.urgent, out);
             } else {
-                std::mem::swap(&mut self.outgoing, bytes);
+                std::mem::swap(&mut self.outgoing, out);
             }
             self.ends.clear();
-            self.handed += bytes.len();
+            self.handed += out.bytes();
             return;
         }
-        bytes.append(&mut self.urgent);
-        let from = self.taken;
+        self.urgent.move_all(out);
+        let urgent_bytes = out.bytes();
         while let Some(end) = self.ends.pop_front() {
+            self.outgoing.move_between(self.taken, end, out);
             self.taken = end;
-            if PEER_TAKE_BYTES <= end - from {
+            if PEER_TAKE_BYTES <= out.bytes() - urgent_bytes {
                 break;
             }
         }
-        bytes.extend_from_slice(&self.outgoing[from..self.taken]);
-        if self.taken == self.outgoing.len() {
+        self.forget_taken();
+        self.handed += out.bytes();
+    }
+
+    /// Gives back the room of what was taken, but not after each time: what is behind it has to move.
+    fn forget_taken(&mut self) {
+        let written = self.outgoing.written_bytes();
+        if self.taken == written {
+            assert!(self.ends.is_empty());
             self.outgoing.clear();
             self.taken = 0;
-            assert!(self.ends.is_empty());
+        } else if TAKEN_BYTES_MIN.max(written / 2) <= self.taken {
+            self.outgoing.forget(self.taken);
+            self.ends.iter_mut().for_each(|end| *end -= self.taken);
+            self.taken = 0;
         }
-        self.handed += bytes.len();
     }
 
     pub(crate) fn is_choked(&self) -> bool {
@@ -164,8 +177,8 @@ impl Connections {
             Connection {
                 stage: Stage::AwaitingHello,
                 refused: BTreeMap::new(),
-                outgoing: Vec::new(),
-                urgent: Vec::new(),
+                outgoing: Outgoing::default(),
+                urgent: Outgoing::default(),
                 ends: VecDeque::new(),
                 taken: 0,
                 handed: 0,
@@ -264,3 +277,6 @@ impl Connections {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,7 @@ mod group;
 pub mod member;
 mod membership;
 mod outbox;
+pub mod outgoing;
 mod peering;
 pub mod peers;
 mod proposal;

@@ -5,8 +5,10 @@
 
 use crate::config::Limits;
 use crate::connection::{Connection, ConnectionId, Connections, Stage};
+use crate::outgoing::Outgoing;
 use crate::queue::consumer::ConsumerId;
 use crate::reply::Reason;
+use bytes::Bytes;
 use ringmain_net::frame;
 use ringmain_net::peer::{PeerCode, PeerRefused};
 use ringmain_net::protocol::{Closing, Code, ConsumerEnded, Words};
@@ -42,18 +44,18 @@ impl Outbox {
             connection.dirty = true;
             self.dirty.push(to);
         }
-        Some(&mut connection.outgoing)
+        Some(connection.outgoing.written())
     }
 
     /// Appends one frame for a peer, before everything that has a payload.
     pub(crate) fn send_urgent<W: Words>(&mut self, to: ConnectionId, words: &W) {
         if let Some(connection) = self.peer(to) {
-            frame::encode(connection.urgent(), 0, words, &[]);
+            frame::encode(connection.urgent().written(), 0, words, &[]);
         }
     }
 
     /// Appends one frame for a peer, written by `write`, to the lane it belongs to.
-    pub(crate) fn send_peer(&mut self, to: ConnectionId, is_urgent: bool, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn send_peer(&mut self, to: ConnectionId, is_urgent: bool, write: impl FnOnce(&mut Outgoing)) {
         let Some(connection) = self.peer(to) else { return };
         if is_urgent {
             write(connection.urgent());
@@ -61,6 +63,11 @@ impl Outbox {
             write(&mut connection.outgoing);
             connection.end_frame();
         }
+    }
+
+    /// Appends one frame for a peer, behind others; a large body is sent from where it lies.
+    pub(crate) fn send_bulk<W: Words>(&mut self, to: ConnectionId, words: &W, body: Bytes) {
+        self.send_peer(to, false, |out| out.append_frame(words, body));
     }
 
     fn peer(&mut self, to: ConnectionId) -> Option<&mut Connection> {

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::formation;
 use crate::group::{Group, Turn};
 use crate::member::{Book, Member, node_of, replica_id};
+use crate::outgoing::{Outgoing, SHARED_BYTES_MIN};
 use crate::peers::{PEER_UNSENT_MAX, Standing};
 use crate::shard::{Address, Output, Shard};
 use crate::time::Time;
@@ -93,7 +94,7 @@ pub(crate) fn send_received(
     }
 }
 
-fn encode(out: &mut Vec<u8>, cluster: u64, group: GroupId, plain: &Plain) {
+fn encode(out: &mut Outgoing, cluster: u64, group: GroupId, plain: &Plain) {
     let snapshot = plain.snapshot.as_ref().map(|snapshot| SnapshotHead {
         index: snapshot.index.0,
         term: snapshot.term.0,
@@ -126,7 +127,10 @@ fn encode(out: &mut Vec<u8>, cluster: u64, group: GroupId, plain: &Plain) {
         let bytes = entry.data.len() as u32;
         (EntryHead { term: entry.term.0, index: entry.index.0, bytes, kind }, &entry.data[..])
     });
-    peer::encode_replicate(out, &head, entries);
+    let (written, shared) = out.both();
+    peer::encode_replicate_apart(written, &head, entries, SHARED_BYTES_MIN, |apart| {
+        shared.push(apart.at, plain.entries[apart.entry].data.clone());
+    });
 }
 
 /// The message that a frame carries. `None`: no message could be like that.

@@ -28,6 +28,7 @@ use crate::boot::Replay;
 use crate::connection::ConnectionId;
 use crate::failure::Failure;
 use crate::identity::Spared;
+use crate::outgoing::Outgoing;
 use crate::readback::ReadWindow;
 use crate::shard::{Input, Output, Shard, ShardOptions};
 use crate::time::Time;
@@ -526,8 +527,8 @@ impl Host {
     }
 
     /// Takes what the shard has for this connection.
-    pub(crate) fn take_outgoing(&self, id: ConnectionId, bytes: &mut Vec<u8>) {
-        self.shard.borrow_mut().take_outgoing(id, bytes);
+    pub(crate) fn take_outgoing(&self, id: ConnectionId, out: &mut Outgoing) {
+        self.shard.borrow_mut().take_outgoing(id, out);
     }
 
     /// Starts every write that the log wants started now.

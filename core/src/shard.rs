@@ -21,6 +21,7 @@ use crate::formation::{ClusterLayout, State};
 use crate::group::{Group, Turn};
 use crate::member::{Member, replica_id};
 use crate::outbox::Outbox;
+use crate::outgoing::Outgoing;
 use crate::peering::{Replacement, Stall};
 use crate::peers::{Dial, Peers};
 use crate::readback::{ReadWindow, Readback, Reader};
@@ -323,11 +324,11 @@ impl Shard {
         self.log.poll_write(page)
     }
 
-    /// Moves the outgoing bytes of a connection into `bytes`, which must be empty.
-    pub fn take_outgoing(&mut self, connection: ConnectionId, bytes: &mut Vec<u8>) {
-        assert!(bytes.is_empty());
+    /// Moves the outgoing bytes of a connection into `out`, which must be empty.
+    pub fn take_outgoing(&mut self, connection: ConnectionId, out: &mut Outgoing) {
+        assert!(out.is_empty());
         let Some(connection) = self.outbox.connections.get_mut(connection) else { return };
-        connection.take(bytes);
+        connection.take(out);
     }
 
     /// When a [`Input::Turn`] is due even if nothing happens.

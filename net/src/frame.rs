@@ -183,6 +183,13 @@ pub fn encode(out: &mut Vec<u8>, request: u64, words: &impl Words, body: &[&[u8]
     frame.finish()
 }
 
+/// Appends one frame but for its body, which the caller sends right behind it; returns the length of the whole.
+pub fn encode_before(out: &mut Vec<u8>, request: u64, words: &impl Words, body: &[u8]) -> usize {
+    let mut frame = FrameBuilder::new(out, request, words);
+    frame.body_apart(body);
+    frame.finish()
+}
+
 /// Gives a `Publish` frame that is already encoded another session, epoch and sequence.
 ///
 /// A producer whose session has expired keeps the frames that were certainly not stored, and sends them again
@@ -207,6 +214,12 @@ pub struct FrameBuilder<'a> {
 
     /// Where the frame starts in `out`.
     start: usize,
+    /// Of what the frame has up to here, without its first 8 bytes.
+    checksum: u32,
+    /// How far `out` is in it.
+    summed: usize,
+    /// Bytes of the body that are not in `out`.
+    apart: usize,
     finished: bool,
 }
 
@@ -221,26 +234,45 @@ impl<'a> FrameBuilder<'a> {
         header[KIND] = W::KIND as u8;
         header[ARCHIVE_BYTES..REQUEST].copy_from_slice(&archive_bytes.to_le_bytes());
         header[REQUEST..].copy_from_slice(&request.to_le_bytes());
-        Self { out, start, finished: false }
+        Self { out, start, checksum: 0, summed: start + CHECKED, apart: 0, finished: false }
     }
 
     pub fn body(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
+    /// Bytes of the body that the caller sends from where they lie, in this place: behind what `out` has by now. Here
+    /// they count in length and checksum only.
+    pub fn body_apart(&mut self, bytes: &[u8]) {
+        self.sum();
+        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
+        self.apart += bytes.len();
+    }
+
+    /// Takes what was appended into the checksum.
+    fn sum(&mut self) {
+        self.checksum = crc32c::crc32c_append(self.checksum, &self.out[self.summed..]);
+        self.summed = self.out.len();
+    }
+
+    /// Where the next body bytes would go.
+    pub fn end(&self) -> usize {
+        self.out.len()
+    }
+
     /// Length so far.
     pub fn bytes(&self) -> usize {
-        self.out.len() - self.start
+        self.out.len() - self.start + self.apart
     }
 
     /// Writes length and checksum, and returns the length of the frame.
     pub fn finish(mut self) -> usize {
         self.finished = true;
+        self.sum();
+        let length = u32::try_from(self.bytes()).expect("a frame is far below 4 GiB");
         let frame = &mut self.out[self.start..];
-        let length = u32::try_from(frame.len()).expect("a frame is far below 4 GiB");
-        let checksum = crc32c::crc32c(&frame[CHECKED..]);
         frame[LENGTH..CHECKSUM].copy_from_slice(&length.to_le_bytes());
-        frame[CHECKSUM..CHECKED].copy_from_slice(&checksum.to_le_bytes());
+        frame[CHECKSUM..CHECKED].copy_from_slice(&self.checksum.to_le_bytes());
         length as usize
     }
 }
@@ -338,6 +370,35 @@ mod tests {
         assert_eq!(unfinished.bytes(), HEADER_BYTES + 4);
         drop(unfinished);
         assert_eq!(out, b"before");
+    }
+
+    #[test]
+    fn a_body_sent_from_elsewhere_makes_the_same_frame() {
+        let words = Done { index: 3, count: 4 };
+        let (mut whole, mut parts) = (Vec::new(), b"before".to_vec());
+        encode(&mut whole, 2, &words, &[b"ab", b"cd", b"ef", b"", b"gh"]);
+        let mut builder = FrameBuilder::new(&mut parts, 2, &words);
+        let mut apart = Vec::new();
+        for (part, is_apart) in [(b"ab", false), (b"cd", true), (b"ef", true)] {
+            if is_apart {
+                apart.push((builder.end(), part));
+                builder.body_apart(part);
+            } else {
+                builder.body(part);
+            }
+        }
+        builder.body_apart(b"");
+        builder.body(b"gh");
+        assert_eq!(builder.bytes(), whole.len());
+        assert_eq!(builder.finish(), whole.len());
+        for (at, part) in apart.into_iter().rev() {
+            parts.splice(at..at, *part);
+        }
+        assert_eq!(&parts[6..], whole);
+
+        let mut before = Vec::new();
+        assert_eq!(encode_before(&mut before, 2, &words, b"abcdefgh"), whole.len());
+        assert_eq!([&before[..], b"abcdefgh"].concat(), whole);
     }
 
     #[test]

@@ -69,8 +69,8 @@ use crate::protocol::{Kind, Words, check_body};
 pub use formation::{FormHello, FormReply, FormState, Formation, Founder};
 pub use greeting::{Lane, PeerCode, PeerHello, PeerRefused, PeerWelcome};
 pub use replicate::{
-    Entries, EntryHead, EntryKind, MessageKind, Received, ReplicateHead, ReplicateView, SnapshotHead,
-    encode_replicate, is_urgent,
+    Apart, Entries, EntryHead, EntryKind, MessageKind, Received, ReplicateHead, ReplicateView, SnapshotHead,
+    encode_replicate, encode_replicate_apart, is_urgent,
 };
 pub use transfer::{
     TransferAborted, TransferAck, TransferBegin, TransferPart, TransferPayloads, TransferStaged,

@@ -98,9 +98,10 @@ impl World {
             self.shard.step(self.now, input, &mut self.output);
             assert!(self.output.failure.is_none(), "{:?}", self.output.failure);
             for id in std::mem::take(&mut self.output.sends) {
-                let mut bytes = Vec::new();
-                self.shard.take_outgoing(id, &mut bytes);
-                self.said.entry(id).or_default().extend_from_slice(&bytes);
+                let mut outgoing = Outgoing::default();
+                self.shard.take_outgoing(id, &mut outgoing);
+                let said = self.said.entry(id).or_default();
+                outgoing.pieces().for_each(|piece| said.extend_from_slice(piece));
             }
             self.closed.append(&mut self.output.closes);
             self.output.clear();

@@ -10,10 +10,11 @@
 use super::signal::Signal;
 use super::{Host, TaskHandle, sleep, spawn};
 use crate::connection::ConnectionId;
+use crate::outgoing::Outgoing;
 use crate::shard::Input;
 use ringmain_net::socket::{Closer, Connection, Reader, Writer};
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ const RECEIVE_BYTES_MIN: usize = 16 << 10;
 const RECEIVE_BYTES_BUSY: usize = 256 << 10;
 /// Receive buffers of all connections of a shard together; who needs more then is closed.
 const RECEIVE_BYTES_MAX: usize = 256 << 20;
+/// Handed to the kernel in one call; what a turn leaves for a peer rarely has more.
+const PIECES_MAX: usize = 32;
 /// What was said last has this long to reach the client before the connection goes.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -34,7 +37,7 @@ pub(crate) struct Link {
     /// The shard has room again for what it left unconsumed.
     pub(crate) resumed: Signal,
     /// Bytes taken from the shard; reused.
-    unsent: RefCell<Vec<u8>>,
+    unsent: RefCell<Outgoing>,
     is_closing: Cell<bool>,
     is_broken: Cell<bool>,
     reader: RefCell<Option<TaskHandle>>,
@@ -90,46 +93,58 @@ impl Link {
     pub(crate) fn send(self: &Rc<Self>, host: &Rc<Host>) {
         // Absent: the task that sends comes back for the rest.
         let Some(mut writer) = self.writer.take() else { return };
-        let mut bytes = self.unsent.take();
-        bytes.clear();
-        host.take_outgoing(self.id, &mut bytes);
-        let sent = match writer.try_write(&bytes) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        let mut outgoing = self.unsent.take();
+        host.take_outgoing(self.id, &mut outgoing);
+        let mut sent = 0;
+        match write_now(&mut writer, &outgoing, &mut sent) {
+            Ok(()) => {
+                outgoing.clear();
+                self.writer.replace(Some(writer));
+                self.unsent.replace(outgoing);
+                host.step(Input::Sent { connection: self.id, bytes: sent });
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                host.device(self.clone().send_rest(host.clone(), writer, outgoing, sent));
+            }
             Err(_) => {
                 self.break_off();
                 self.writer.replace(Some(writer));
-                return;
             }
-        };
-        if sent == bytes.len() {
-            self.writer.replace(Some(writer));
-            self.unsent.replace(bytes);
-            host.step(Input::Sent { connection: self.id, bytes: sent });
-            return;
         }
-        host.device(self.clone().send_rest(host.clone(), writer, bytes, sent));
     }
 
-    async fn send_rest(self: Rc<Self>, host: Rc<Host>, mut writer: Writer, mut bytes: Vec<u8>, sent: usize) {
-        let mut sent_before = sent;
+    async fn send_rest(
+        self: Rc<Self>,
+        host: Rc<Host>,
+        mut writer: Writer,
+        mut outgoing: Outgoing,
+        mut sent: usize,
+    ) {
         loop {
-            if writer.write_all(&bytes[sent_before..]).await.is_err() {
+            let written = match write_now(&mut writer, &outgoing, &mut sent) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match writer.writable().await {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
+                written => written,
+            };
+            if written.is_err() {
                 self.break_off();
                 break;
             }
-            host.step(Input::Sent { connection: self.id, bytes: bytes.len() });
-            bytes.clear();
-            sent_before = 0;
-            host.take_outgoing(self.id, &mut bytes);
-            if bytes.is_empty() {
+            outgoing.clear();
+            host.step(Input::Sent { connection: self.id, bytes: std::mem::take(&mut sent) });
+            host.take_outgoing(self.id, &mut outgoing);
+            if outgoing.is_empty() {
                 break;
             }
         }
         if self.is_closing.get() {
             writer.finish();
         }
-        self.unsent.replace(bytes);
+        // Nothing that is shared is held longer than it takes to send it.
+        outgoing.clear();
+        self.unsent.replace(outgoing);
         self.writer.replace(Some(writer));
     }
 
@@ -194,6 +209,23 @@ impl Link {
         }
         self.closer.close();
     }
+}
+
+/// Hands the kernel what it takes now of what is not sent, and counts it.
+fn write_now(writer: &mut Writer, outgoing: &Outgoing, sent: &mut usize) -> io::Result<()> {
+    while *sent < outgoing.bytes() {
+        let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+        let mut count = 0;
+        for (piece, bytes) in pieces.iter_mut().zip(outgoing.pieces_behind(*sent)) {
+            *piece = IoSlice::new(bytes);
+            count += 1;
+        }
+        *sent += match &pieces[..count] {
+            [one] => writer.try_write(one)?,
+            several => writer.try_write_vectored(several)?,
+        };
+    }
+    Ok(())
 }
 
 /// The bytes of one connection that the shard has not consumed yet.

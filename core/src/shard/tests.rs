@@ -141,10 +141,11 @@ impl World {
             self.output.is_unfinished = true;
         }
         for id in std::mem::take(&mut self.output.sends) {
-            let mut bytes = Vec::new();
-            self.shard.take_outgoing(id, &mut bytes);
-            self.received.extend_from_slice(&bytes);
-            self.shard.step(self.now, Input::Sent { connection: id, bytes: bytes.len() }, &mut self.output);
+            let mut outgoing = Outgoing::default();
+            self.shard.take_outgoing(id, &mut outgoing);
+            outgoing.pieces().for_each(|piece| self.received.extend_from_slice(piece));
+            let bytes = outgoing.bytes();
+            self.shard.step(self.now, Input::Sent { connection: id, bytes }, &mut self.output);
         }
     }
 
@@ -453,7 +454,9 @@ fn nothing_is_told_before_what_was_acknowledged_is_applied() {
     encode(&mut bytes, 3, &ShowQueue { name: "orders" }, &[]);
     shard.step(world.now, Input::Received { connection: CLIENT, bytes: &bytes }, &mut output);
     world.received.clear();
-    shard.take_outgoing(CLIENT, &mut world.received);
+    let mut outgoing = Outgoing::default();
+    shard.take_outgoing(CLIENT, &mut outgoing);
+    world.received = outgoing.pieces().collect::<Vec<_>>().concat();
     let mut refused = Vec::new();
     world.replies(|frame, reply| {
         if let Reply::Refused(reason) = reply {

@@ -13,7 +13,7 @@ use crate::group::Turn;
 use crate::peers::Peers;
 use crate::readback::{ReadWindow, Readback, Reader};
 use crate::time::Time;
-use ringmain_net::frame;
+use bytes::Bytes;
 use ringmain_net::peer::{
     PeerCode, TransferAborted, TransferAck, TransferBegin, TransferPart, TransferPayloads,
 };
@@ -197,7 +197,7 @@ impl Source {
         let Route { cluster, group, from, to, transfer } = self.route;
         let code = PeerCode::Busy as u16;
         let words = TransferAborted { cluster, group: group.0, from, to, transfer, code, detail };
-        turn.outbox.send_peer(up.connection, false, |out| _ = frame::encode(out, 0, &words, &[]));
+        turn.outbox.send_bulk(up.connection, &words, Bytes::new());
     }
 
     /// Sends a turn's share of what may be sent now, and says whether there is more.
@@ -237,8 +237,7 @@ impl Source {
         let (index, term) = (self.index.0, self.term.0);
         let begin =
             TransferBegin { cluster, group: group.0, from, to: replica, transfer, index, term, parts: 0 };
-        let membership = &self.membership;
-        turn.outbox.send_peer(to, false, |out| _ = frame::encode(out, 0, &begin, &[membership]));
+        turn.outbox.send_bulk(to, &begin, Bytes::copy_from_slice(&self.membership));
         (self.stage, self.bulk) = (Stage::Parts, Some(to));
     }
 
@@ -248,7 +247,7 @@ impl Source {
         let is_last = self.image.encode_some(&mut bytes, PART_BYTES_MAX);
         let number = self.parts.sent;
         let part = TransferPart { cluster, group: group.0, from, to: replica, transfer, number, is_last };
-        turn.outbox.send_peer(to, false, |out| _ = frame::encode(out, 0, &part, &[&bytes]));
+        turn.outbox.send_bulk(to, &part, Bytes::from(bytes));
         self.parts.sent += 1;
         if is_last {
             self.stage = Stage::Payloads;
@@ -265,6 +264,9 @@ impl Source {
             let Some(stored) = log.read(position, bytes as usize) else { return Ok(false) };
             if StoredMessage::parse(stored, queue).is_err() {
                 return Err(rot(position, bytes, log));
+            }
+            if self.collected.is_empty() {
+                self.collected.reserve(PAYLOADS_BYTES_MAX);
             }
             self.collected.extend_from_slice(stored);
             self.collected_count += 1;
@@ -314,11 +316,9 @@ impl Source {
             messages,
             is_last,
         };
-        let collected = &self.collected;
-        self.in_flight.push_back(collected.len() as u64);
-        self.in_flight_bytes += collected.len() as u64;
-        turn.outbox.send_peer(to, false, |out| _ = frame::encode(out, 0, &payloads, &[collected]));
-        self.collected.clear();
+        self.in_flight.push_back(self.collected.len() as u64);
+        self.in_flight_bytes += self.collected.len() as u64;
+        turn.outbox.send_bulk(to, &payloads, Bytes::from(std::mem::take(&mut self.collected)));
         self.collected_count = 0;
         self.payloads.sent += 1;
         if is_last {

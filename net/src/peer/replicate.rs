@@ -1,7 +1,7 @@
 //! Messages of the consensus engine.
 //!
 //! The engine's own type has heads and data of entries in one list. Here the heads are in the archive and the data in
-//! the body, so that a frame is built with one copy of the data, and read with none.
+//! the body, so that a frame is built with one copy of the data, or none, and read with none.
 
 use std::iter::Empty;
 use std::slice;
@@ -179,6 +179,14 @@ where
     }
 }
 
+/// Data of an entry that a frame has not got: they are to be sent behind what was written before `at`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Apart {
+    /// Which entry of the message, counted from 0.
+    pub entry: usize,
+    pub at: usize,
+}
+
 /// Appends one `Replicate` frame to `out` and returns its length.
 ///
 /// The data of each entry are copied once; nothing is allocated beyond the growth of `out`. `entries` is walked over
@@ -188,6 +196,17 @@ pub fn encode_replicate<'a>(
     head: &ReplicateHead<'_>,
     entries: impl ExactSizeIterator<Item = (EntryHead, &'a [u8])> + Clone,
 ) -> usize {
+    encode_replicate_apart(out, head, entries, usize::MAX, |_| {})
+}
+
+/// The same, but data of `apart_bytes_min` or more are not copied: `on_apart` is told where they belong, in order.
+pub fn encode_replicate_apart<'a>(
+    out: &mut Vec<u8>,
+    head: &ReplicateHead<'_>,
+    entries: impl ExactSizeIterator<Item = (EntryHead, &'a [u8])> + Clone,
+    apart_bytes_min: usize,
+    mut on_apart: impl FnMut(Apart),
+) -> usize {
     assert!(entries.len() <= ENTRIES_MAX as usize);
     assert!(entries.len() == 0 || head.kind == MessageKind::Append);
     let heads = entries.clone().map(|(head, _)| head);
@@ -195,9 +214,14 @@ pub fn encode_replicate<'a>(
     if let Some(snapshot) = &head.snapshot {
         frame.body(snapshot.membership);
     }
-    for (head, data) in entries {
+    for (entry, (head, data)) in entries.enumerate() {
         assert!(data.len() == head.bytes as usize);
-        frame.body(data);
+        if data.len() < apart_bytes_min {
+            frame.body(data);
+        } else {
+            on_apart(Apart { entry, at: frame.end() });
+            frame.body_apart(data);
+        }
     }
     let bytes = frame.finish();
     assert!(bytes <= PEER_FRAME_BYTES_MAX as usize);

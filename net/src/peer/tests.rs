@@ -325,6 +325,26 @@ fn entries_come_apart_where_they_were_joined() {
 }
 
 #[test]
+fn entries_sent_from_elsewhere_make_the_same_frame() {
+    let check = |apart_bytes_min: usize, expected: &[usize]| {
+        let (mut bytes, mut all) = (b"before".to_vec(), Vec::new());
+        let length =
+            encode_replicate_apart(&mut bytes, &append(), entries().into_iter(), apart_bytes_min, |apart| {
+                all.push(apart)
+            });
+        assert_eq!(all.iter().map(|apart| apart.entry).collect::<Vec<_>>(), expected);
+        for apart in all.into_iter().rev() {
+            bytes.splice(apart.at..apart.at, entries()[apart.entry].1.iter().copied());
+        }
+        assert_eq!((&bytes[6..], length), (&messages()[0][..], messages()[0].len()));
+    };
+    check(6, &[]);
+    check(5, &[0]);
+    check(2, &[0, 2]);
+    check(0, &[0, 1, 2]);
+}
+
+#[test]
 fn a_snapshot_comes_with_its_membership() {
     let bytes = &messages()[3];
     let PeerFrame::Replicate(view) = PeerFrame::decode(&whole(bytes)).unwrap() else {

@@ -3,6 +3,7 @@
 //! Between peers a direction can be cut for a while: then nothing passes, not even the news that the other end is gone.
 
 use ringmain_core::connection::ConnectionId;
+use ringmain_core::outgoing::Outgoing;
 use ringmain_core::peers::Dial;
 use ringmain_core::shard::{GroupState, Input, Shard};
 use ringmain_net::frame::{self, FRAME_BYTES_MAX};
@@ -330,9 +331,10 @@ impl Run {
                 End::Machine { .. } => None,
             };
             known.flows[1 - side].is_busy = true;
-            let mut bytes = Vec::new();
+            let mut outgoing = Outgoing::default();
             let shard = self.machines[node].shard.as_mut();
-            shard.into_iter().for_each(|shard: &mut Shard| shard.take_outgoing(*id, &mut bytes));
+            shard.into_iter().for_each(|shard: &mut Shard| shard.take_outgoing(*id, &mut outgoing));
+            let bytes = outgoing.pieces().collect::<Vec<_>>().concat();
             if bytes.is_empty() {
                 self.pipes.get_mut(&pipe).expect("it was just there").flows[1 - side].is_busy = false;
                 continue;

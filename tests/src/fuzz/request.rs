@@ -12,6 +12,7 @@ use ringmain_core::boot::Replay;
 use ringmain_core::config::{self, Limits};
 use ringmain_core::connection::ConnectionId;
 use ringmain_core::member::Member;
+use ringmain_core::outgoing::Outgoing;
 use ringmain_core::shard::{Address, Input, Output, Shard, ShardOptions};
 use ringmain_core::time::Time;
 use ringmain_net::frame;
@@ -163,10 +164,11 @@ impl Host {
             self.shard.step(self.now, Input::SuperblockWritten, &mut self.output);
         }
         for id in std::mem::take(&mut self.output.sends) {
-            let mut bytes = Vec::new();
-            self.shard.take_outgoing(id, &mut bytes);
-            self.said.extend_from_slice(&bytes);
-            self.shard.step(self.now, Input::Sent { connection: id, bytes: bytes.len() }, &mut self.output);
+            let mut outgoing = Outgoing::default();
+            self.shard.take_outgoing(id, &mut outgoing);
+            outgoing.pieces().for_each(|piece| self.said.extend_from_slice(piece));
+            let bytes = outgoing.bytes();
+            self.shard.step(self.now, Input::Sent { connection: id, bytes }, &mut self.output);
         }
         for id in std::mem::take(&mut self.output.closes) {
             self.close(id);

@@ -1,7 +1,8 @@
 //! Connections: bytes take their time, arrive cut anywhere, and may never arrive.
 
 use ringmain_core::connection::{ConnectionId, OUTGOING_BYTES_MAX};
-use ringmain_core::shard::Input;
+use ringmain_core::outgoing::Outgoing;
+use ringmain_core::shard::{Input, Shard};
 use ringmain_net::frame::{self, FRAME_BYTES_MAX};
 use ringmain_net::protocol::{Hello, OpenSession, PROTOCOL, Reply};
 
@@ -162,8 +163,7 @@ impl Run {
         if link.is_busy && !link.is_prompt {
             return Ok(());
         }
-        let mut bytes = Vec::new();
-        self.shard.take_outgoing(ConnectionId(connection), &mut bytes);
+        let bytes = taken(&mut self.shard, connection);
         if bytes.is_empty() {
             return Ok(());
         }
@@ -304,8 +304,7 @@ impl Run {
     }
 
     fn take_from_ghost(&mut self, connection: u64) {
-        let mut bytes = Vec::new();
-        self.shard.take_outgoing(ConnectionId(connection), &mut bytes);
+        let bytes = taken(&mut self.shard, connection);
         let mut rest = &bytes[..];
         while let Ok(Some(frame)) = frame::split(rest, FRAME_BYTES_MAX) {
             if let Ok(Reply::SessionOpened(opened)) = Reply::decode(&frame) {
@@ -314,6 +313,13 @@ impl Run {
             rest = &rest[frame.bytes..];
         }
     }
+}
+
+/// What the shard has for this connection.
+fn taken(shard: &mut Shard, connection: u64) -> Vec<u8> {
+    let mut outgoing = Outgoing::default();
+    shard.take_outgoing(ConnectionId(connection), &mut outgoing);
+    outgoing.pieces().collect::<Vec<_>>().concat()
 }
 
 /// Often all of it, sometimes any part.
