@@ -246,6 +246,7 @@ impl Shard {
             let me = self.options.replica();
             if self.is_joining && books.iter().all(|book| book.find(me).is_some()) {
                 (self.is_joining, output.has_joined) = (false, true);
+                self.peers.calls_all = false;
             }
         }
     }

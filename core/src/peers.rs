@@ -41,6 +41,8 @@ pub(crate) struct Peers {
     node: u32,
     shard: u32,
 
+    /// A node that is no member yet has to say who it was, and only a hello does: it waits for nobody's call.
+    pub(crate) calls_all: bool,
     links: BTreeMap<u32, PeerLink>,
 }
 
@@ -101,7 +103,7 @@ pub(crate) enum Standing {
 
 impl Peers {
     pub(crate) fn new(node: u32, shard: u32) -> Self {
-        Self { node, shard, links: BTreeMap::new() }
+        Self { node, shard, calls_all: false, links: BTreeMap::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -223,10 +225,12 @@ impl Peers {
 
     /// Those to dial now.
     pub(crate) fn poll_dial(&mut self, now: Time) -> Option<Dial> {
-        let (me, shard) = (self.node, self.shard);
+        let (me, shard, calls_all) = (self.node, self.shard, self.calls_all);
         let is_due = |link: &PeerLink| match link.state {
             LinkState::Down { retry_at } => {
-                let is_mine = link.member.node < me || link.down_since.after_ns(OTHERS_DIAL_WITHIN_NS) <= now;
+                let is_mine = calls_all
+                    || link.member.node < me
+                    || link.down_since.after_ns(OTHERS_DIAL_WITHIN_NS) <= now;
                 is_mine && retry_at <= now
             }
             _ => false,
@@ -331,7 +335,7 @@ impl Peers {
     /// When a peer is to be dialled next.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
         let due = |link: &PeerLink| match link.state {
-            LinkState::Down { retry_at } if link.member.node < self.node => Some(retry_at),
+            LinkState::Down { retry_at } if self.calls_all || link.member.node < self.node => Some(retry_at),
             _ => None,
         };
         self.links.values().filter_map(due).min()

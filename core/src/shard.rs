@@ -258,6 +258,8 @@ impl Shard {
         }
         let mut peers = Peers::new(options.identity.node, options.identity.shard);
         options.founders.iter().for_each(|founder| peers.know(founder));
+        let is_joining = options.layout.as_ref().is_some_and(|layout| layout.state == State::Joining);
+        peers.calls_all = is_joining;
         let superblock = start.superblock;
         if let Some(superblock) = superblock {
             log.set_floor(superblock.checkpoint);
@@ -275,7 +277,7 @@ impl Shard {
             peers,
             tick_at: Time(0),
             stall: Stall::default(),
-            is_joining: options.layout.as_ref().is_some_and(|layout| layout.state == State::Joining),
+            is_joining,
             replacements: BTreeMap::new(),
             options,
             log,
