@@ -25,16 +25,17 @@ fn a_cluster_under_torment_keeps_its_promises() {
     assert!(report.faults.len() > 3, "{report:?}");
 }
 
-#[test]
-fn a_follower_that_lacks_more_than_the_log_gets_a_checkpoint_and_can_lead() {
+/// A follower is killed, misses 50 MB, which are far more than there is of them in memory, and then leads. Says whether it
+/// was sent a checkpoint.
+fn follower_that_missed_much(seed: u64, limits: &[(&'static str, &'static str)]) -> bool {
     let directory = tempfile::tempdir().unwrap();
-    let mut fleet = Fleet::start(&program(), directory.path(), 3, &mut Rng::new(2));
+    let limits = [&[("entries_bytes_max", "\"1MiB\"")], limits].concat();
+    let mut fleet = Fleet::start_with(&program(), directory.path(), 3, &mut Rng::new(seed), &limits);
     let client = fleet.client();
     client.create_queue("q", &QueueSettings::default()).unwrap();
     let mut producer = client.producer("q").unwrap();
     let follower = (1..=3).find(|node| Some(*node) != fleet.leader_of(&client, "q")).unwrap();
     fleet.kill(follower);
-    // More than a leader keeps in memory for followers: 32 MiB.
     let messages = vec![Message::owned(vec![7; 100 << 10]); 20];
     for _ in 0..25 {
         producer.publish_batch(&messages, PATIENCE).unwrap();
@@ -59,6 +60,22 @@ fn a_follower_that_lacks_more_than_the_log_gets_a_checkpoint_and_can_lead() {
         client.idle();
         (delivered >= 500).then_some(())
     });
+    fleet.kill(follower);
+    let data = directory.path().join(format!("node-{follower}"));
+    let dumped = program().run(&["wal", "dump", data.to_str().unwrap()]);
+    assert_eq!(dumped.code, Some(0), "{}", dumped.stderr);
+    assert!(dumped.stdout.contains("entry"), "{}", dumped.stdout);
+    dumped.stdout.contains("install")
+}
+
+#[test]
+fn a_follower_that_lacks_more_than_memory_holds_gets_it_from_the_log_and_can_lead() {
+    assert!(!follower_that_missed_much(2, &[]));
+}
+
+#[test]
+fn a_follower_that_lacks_more_than_the_log_gets_a_checkpoint_and_can_lead() {
+    assert!(follower_that_missed_much(5, &[("entries_remembered_max", "4")]));
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub struct Fleet {
     data: PathBuf,
     /// By node, from 1.
     places: Vec<Place>,
+    /// Of the `[limits]` section of each node, as TOML.
+    limits: Vec<(&'static str, &'static str)>,
 
     links: Links,
     running: BTreeMap<u32, Node>,
@@ -30,6 +32,17 @@ pub(super) fn client(connect: &str) -> Client {
 impl Fleet {
     /// Returns once all nodes have formed their cluster and serve.
     pub fn start(program: &Program, data: &Path, count: u32, rng: &mut Rng) -> Self {
+        Self::start_with(program, data, count, rng, &[])
+    }
+
+    /// The same with other limits than the usual ones.
+    pub fn start_with(
+        program: &Program,
+        data: &Path,
+        count: u32,
+        rng: &mut Rng,
+        limits: &[(&'static str, &'static str)],
+    ) -> Self {
         let base = free_ports(2 * count as u16, rng);
         let place = |node: u32| {
             let listens = base + node as u16 - 1;
@@ -37,8 +50,8 @@ impl Fleet {
         };
         let places: Vec<Place> = (1..=count).map(place).collect();
         let links = Links::new(&places);
-        let (program, data) = (program.clone(), data.to_owned());
-        let mut fleet = Self { program, data, places, links, running: BTreeMap::new() };
+        let (program, data, limits) = (program.clone(), data.to_owned(), limits.to_vec());
+        let mut fleet = Self { program, data, places, limits, links, running: BTreeMap::new() };
         let starting: Vec<_> = (1..=count).map(|node| (node, fleet.setup(node).begin())).collect();
         for (node, starting) in starting {
             let served = starting.serving().unwrap_or_else(|ended| panic!("node {node}: {}", ended.stderr));
@@ -51,7 +64,8 @@ impl Fleet {
         let Place { dialled, listens, .. } = self.places[node as usize - 1];
         let nodes = self.places.iter().map(|place| (place.node, place.dialled)).collect();
         let setup = Setup::new(&self.program, &self.data(node));
-        Setup { node, port: listens, reached: Some(dialled), nodes, ..setup }
+        let setup = Setup { node, port: listens, reached: Some(dialled), nodes, ..setup };
+        self.limits.iter().fold(setup, |setup, (name, value)| setup.limit(name, value))
     }
 
     pub fn data(&self, node: u32) -> PathBuf {
