@@ -77,7 +77,8 @@ impl Trail {
             self.restart(index);
         }
         self.steps.truncate((index.0 - self.first.0) as usize);
-        assert!(self.steps.back().is_none_or(|before| before.end() <= step.record));
+        let is_behind = self.steps.back().is_none_or(|before| before.end() <= step.record);
+        assert!(is_behind, "entry {} does not lie behind the one before it", index.0);
         if self.steps.len() == self.entries_max {
             self.steps.pop_front();
             self.first = Index(self.first.0 + 1);

@@ -19,6 +19,8 @@ use super::output::{base64, counted};
 
 /// Messages held at most: a round trip's worth for a terminal or a pipe.
 const CREDIT: u32 = 256;
+/// So many times in a row nothing is ready while somebody else holds messages, before it is left at that.
+const PATIENCE_STEPS: u32 = 3;
 /// What `--no-ack` shows at most when it is not told how many: every one of them is kept from other consumers meanwhile.
 const CREDIT_UNACKNOWLEDGED: u32 = 10_000;
 const STEP: Duration = Duration::from_millis(50);
@@ -63,13 +65,22 @@ pub(super) fn run(options: Consume) -> Result<(), Failure> {
         held: Vec::new(),
         failure: None,
     };
+    let mut patience = PATIENCE_STEPS;
     while !reading.done() && !interrupted.load(Ordering::Relaxed) {
         let deadline = Instant::now() + STEP;
         let handled =
             link::consume_until(&client, &mut consumer, deadline, |delivery| reading.on_message(delivery))?;
-        // Nothing came and nothing is ready: what is left is in other hands.
-        if handled == 0 && !options.follow && client.show_queue(&options.queue)?.ready == 0 {
-            break;
+        if handled > 0 || options.follow {
+            patience = PATIENCE_STEPS;
+            continue;
+        }
+        // Nothing came and nothing is ready: what is left is in other hands, and may come back from one that has just left.
+        let shown = client.show_queue(&options.queue)?;
+        if shown.ready == 0 {
+            patience -= 1;
+            if shown.in_flight == 0 || patience == 0 {
+                break;
+            }
         }
     }
     if options.no_ack && options.count.is_none() && reading.received == reading.credit {

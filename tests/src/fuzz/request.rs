@@ -55,8 +55,13 @@ pub(super) fn options() -> ShardOptions {
     ShardOptions {
         identity,
         log: LogOptions { segment_bytes: SEGMENT_BYTES, segments_ready: 1, ..LogOptions::new(identity) },
-        // Often enough that a short script has one.
-        limits: Limits { checkpoint_bytes: config::Bytes(32 << 10), ..Limits::default() },
+        limits: Limits {
+            // Often enough that a short script has one.
+            checkpoint_bytes: config::Bytes(32 << 10),
+            // What is asked for at once would hide what an input makes a shard ask for.
+            entries_remembered_max: 1 << 10,
+            ..Limits::default()
+        },
         groups: vec![GroupId(0)],
         addresses: vec![address.clone()],
         founders: vec![Member { node: identity.node, incarnation: identity.incarnation, address }],

@@ -46,8 +46,11 @@ impl Operator {
                 if !info.is_leader {
                     let leader = info.leader as usize;
                     if leader == 0 {
-                        self.next();
-                        context.hangs_up = context.rng.one_in(8);
+                        // Perhaps only this node does not know, and another one is asked for the same group.
+                        context.hangs_up = context.rng.one_in(4);
+                        if !context.hangs_up {
+                            self.next();
+                        }
                         return None;
                     }
                     return Some(leader - 1);
