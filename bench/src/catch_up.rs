@@ -73,7 +73,7 @@ pub(crate) fn measure(nodes: &mut Nodes, file: &ScratchFile, cores: Cores, plan:
     delete_queue(&access)?;
     Ok(CatchUp {
         missed_bytes: plan.missed_bytes,
-        limits: measure_limits(file, cores)?,
+        limits: measure_limits(file, cores, plan.missed_bytes)?,
         before: record.latencies(|each| timing.quiet.contains(&each.due_at)),
         during: record.latencies(|each| timing.catch_up().contains(&each.due_at)),
         timing,
@@ -125,13 +125,12 @@ fn publish_missed(access: &Access, bytes: u64) -> Result<()> {
     })
 }
 
-fn measure_limits(file: &ScratchFile, cores: Cores) -> Result<Limits> {
-    const EACH: Duration = Duration::from_millis(60);
-    let streams = [Stream::Write, Stream::Read];
-    let bandwidths = on_core(cores.server, || disk::bandwidths(file, &streams, EACH))?;
-    let best = |stream| disk::best(&bandwidths, stream).map_or(0.0, |best| best.bytes_per_second);
-    let loopback = loopback::bandwidth(cores, EACH * 10)?;
-    Ok(Limits { read: best(Stream::Read), write: best(Stream::Write), loopback })
+/// Of streams as long as the catch-up: what a disk grants for a moment is no limit of one that lasts.
+fn measure_limits(file: &ScratchFile, cores: Cores, bytes: u64) -> Result<Limits> {
+    const LOOPBACK_LASTS: Duration = Duration::from_millis(600);
+    let stream = |stream| on_core(cores.server, || disk::sustained(file, stream, bytes));
+    let (read, write) = (stream(Stream::Read)?, stream(Stream::WriteDurable)?);
+    Ok(Limits { read, write, loopback: loopback::bandwidth(cores, LOOPBACK_LASTS)? })
 }
 
 /// A node that leads none of these groups, and none if one of them has no leader.

@@ -203,6 +203,23 @@ pub(crate) fn bandwidths(file: &ScratchFile, streams: &[Stream], each: Duration)
     Ok(sums.into_iter().map(rate).collect())
 }
 
+/// Bytes a second of a stream that goes on for so many bytes. A disk that others share may grant much more for a moment.
+pub(crate) fn sustained(file: &ScratchFile, stream: Stream, bytes: u64) -> Result<f64> {
+    const BURST: Burst = Burst { stream: Stream::Read, block_bytes: 1 << 20, depth: 8 };
+    const BURST_LASTS: Duration = Duration::from_millis(250);
+    let mut ring = file.ring(BURST.depth, BURST.block_bytes * BURST.depth as usize)?;
+    ring.memory().fill(0xA5);
+    let mut cursor = Cursor::new(file.bytes);
+    let burst = Burst { stream, ..BURST };
+    let (mut moved, mut took) = (0, Duration::ZERO);
+    while moved < bytes {
+        let (more, longer) = burst.run(&mut ring, &mut cursor, BURST_LASTS)?;
+        moved += more;
+        took += longer;
+    }
+    Ok(moved as f64 / took.as_secs_f64())
+}
+
 /// The best of one kind.
 pub(crate) fn best(bandwidths: &[Bandwidth], stream: Stream) -> Option<Bandwidth> {
     let of_kind = bandwidths.iter().filter(|bandwidth| bandwidth.stream == stream);

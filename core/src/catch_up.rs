@@ -40,8 +40,6 @@ const READS_MAX: usize = 16;
 /// Handed to the engine in one turn for one follower, but for a single larger entry: what others are sent meanwhile waits no
 /// longer than this takes to be copied.
 const TURN_BYTES_MAX: u64 = 256 << 10;
-/// Sent and not acknowledged: a disk that syncs 1 GB/s over a link with 4 ms each way.
-const IN_FLIGHT_BYTES_MAX: u64 = 8 << 20;
 /// More than this unsent to the peer, whatever it is: that goes first.
 const UNSENT_MAX: usize = 2 << 20;
 
@@ -141,9 +139,12 @@ impl CatchUp {
         }
     }
 
-    /// Plans a window behind those that are planned. `None`: there are enough, or there is nothing more to read.
-    fn plan(&mut self, trail: &Trail, base: Index) -> Option<ReadWindow> {
-        if self.windows.len() == WINDOWS_MAX || base < self.planned {
+    /// Plans a window behind those that are planned, so that `ahead_bytes` are read before they are sent. `None`: there are
+    /// enough, or there is nothing more to read.
+    fn plan(&mut self, trail: &Trail, base: Index, ahead_bytes: u64) -> Option<ReadWindow> {
+        let window_bytes = WINDOW_BYTES.min(ahead_bytes);
+        let windows_max = WINDOWS_MAX.min((ahead_bytes / window_bytes) as usize);
+        if windows_max <= self.windows.len() || base < self.planned {
             return None;
         }
         let first = trail.at(self.planned)?;
@@ -154,7 +155,7 @@ impl CatchUp {
         {
             let is_near = step.record.0 - end.0 <= GAP_BYTES_MAX;
             let is_here = trail.are_in_one_segment(position, step.record);
-            if !is_near || !is_here || WINDOW_BYTES < step.end().0 - position.0 {
+            if !is_near || !is_here || window_bytes < step.end().0 - position.0 {
                 break;
             }
             (last, end) = (Index(last.0 + 1), step.end());
@@ -260,6 +261,7 @@ impl Shard {
                 log: &mut self.log,
                 outbox: &mut self.outbox,
                 peers: &mut self.peers,
+                pace: &mut self.pace,
                 cluster: self.options.identity.cluster,
             };
             let reads = &mut self.catch_up_reads;
@@ -305,8 +307,9 @@ impl Group {
         let Some(up) = up else { return Ok(false) };
         catch_up.follow(one);
         let base = self.replica.base().0;
+        let window_bytes = turn.pace.window_bytes();
         while supply.reads.has_room()
-            && let Some(window) = catch_up.plan(&self.trail, base)
+            && let Some(window) = catch_up.plan(&self.trail, base, window_bytes)
         {
             // Whole pages are written, and these entries are applied.
             assert!(window.position.0 + window.bytes as u64 <= turn.log.durable_end().0);
@@ -315,7 +318,7 @@ impl Group {
             supply.issue.push(window);
         }
         let unsent = turn.outbox.connection(up.connection).map_or(0, |connection| connection.unsent());
-        let may_be_sent = one.may_be_sent && unsent < UNSENT_MAX && catch_up.sent_bytes < IN_FLIGHT_BYTES_MAX;
+        let may_be_sent = one.may_be_sent && unsent < UNSENT_MAX && catch_up.sent_bytes < window_bytes;
         if !may_be_sent || !catch_up.is_ready() {
             return Ok(false);
         }
@@ -326,6 +329,7 @@ impl Group {
             // A record is far smaller than 4 GiB: it lies in one segment.
             proof.entry(record).ok_or_else(|| rot(step.record, step.bytes() as u32, log))
         })?;
+        turn.pace.on_help(turn.now);
         let count = entries.len() as u64;
         // Membership may have changed with what another follower was sent just now: then this one is looked at anew.
         if self.replica.on_read_back(one.id, entries) {

@@ -21,6 +21,7 @@ use crate::engine::{Answer, Applied, Engine, EngineEffects};
 use crate::failure::Failure;
 use crate::member::{self, Book};
 use crate::outbox::Outbox;
+use crate::pace::Pace;
 use crate::peering;
 use crate::peers::{self, Peers};
 use crate::proposal::{Proposal, Published};
@@ -154,6 +155,7 @@ pub(crate) struct Turn<'a> {
     pub(crate) log: &'a mut Log,
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) peers: &'a mut Peers,
+    pub(crate) pace: &'a mut Pace,
     pub(crate) cluster: u64,
 }
 

@@ -37,6 +37,7 @@ pub mod member;
 mod membership;
 mod outbox;
 pub mod outgoing;
+mod pace;
 mod peering;
 pub mod peers;
 mod proposal;

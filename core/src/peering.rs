@@ -219,6 +219,7 @@ impl Shard {
             if self.stall.is_over_limit(&self.log, now) {
                 self.groups.iter_mut().for_each(Group::hand_over);
             }
+            self.pace.on_tick(now);
             self.balance(now);
             self.replace_members();
             self.groups.iter_mut().for_each(Group::promote);

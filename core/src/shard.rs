@@ -22,6 +22,7 @@ use crate::group::{Group, Turn};
 use crate::member::{Member, replica_id};
 use crate::outbox::Outbox;
 use crate::outgoing::Outgoing;
+use crate::pace::Pace;
 use crate::peering::{Replacement, Stall};
 use crate::peers::{Dial, Peers};
 use crate::readback::{ReadWindow, Readback, Reader};
@@ -213,6 +214,9 @@ pub struct Shard {
     pub(crate) groups: Vec<Group>,
     pub(crate) outbox: Outbox,
     pub(crate) peers: Peers,
+    pub(crate) pace: Pace,
+    /// Of the last input.
+    now: Time,
     /// When the groups are told again that time has passed.
     pub(crate) tick_at: Time,
     pub(crate) stall: Stall,
@@ -275,6 +279,8 @@ impl Shard {
             tail_seen: log.tail(),
             outbox: Outbox::new(&options.limits),
             peers,
+            pace: Pace::new(),
+            now: Time(0),
             tick_at: Time(0),
             stall: Stall::default(),
             is_joining,
@@ -299,6 +305,7 @@ impl Shard {
 
     /// One thing happened. Never fails: a refusal is a reply, a broken promise is [`Output::failure`].
     pub fn step(&mut self, now: Time, input: Input<'_>, output: &mut Output) {
+        self.now = now;
         match input {
             Input::Opened { connection } => self.on_opened(now, connection),
             Input::Dialled { node, lane, connection } => self.on_dialled(now, (node, lane), connection),
@@ -323,7 +330,9 @@ impl Shard {
 
     /// Fills a page of the caller's, of `next_write_bytes`, with the next write.
     pub fn poll_write(&mut self, page: &mut [u8]) -> Option<WriteAt> {
-        self.log.poll_write(page)
+        let write = self.log.poll_write(page)?;
+        self.pace.on_write(write.id, write.bytes, self.now);
+        Some(write)
     }
 
     /// Moves the outgoing bytes of a connection into `out`, which must be empty.
@@ -383,6 +392,7 @@ impl Shard {
         self.log.check();
         self.outbox.connections.check();
         self.readback.check();
+        self.pace.check();
         self.peers.check(&self.outbox.connections);
         for group in &self.groups {
             group.check();
@@ -505,6 +515,7 @@ impl Shard {
     }
 
     fn on_written(&mut self, now: Time, id: WriteId, output: &mut Output) {
+        self.pace.on_written(id, now);
         let durable_upto = self.log.on_written(id);
         for group in &mut self.groups {
             group.on_durable(durable_upto);
@@ -531,6 +542,7 @@ impl Shard {
             log: &mut self.log,
             outbox: &mut self.outbox,
             peers: &mut self.peers,
+            pace: &mut self.pace,
             cluster: self.options.identity.cluster,
         };
         (&mut self.groups[ordinal], turn)

@@ -29,14 +29,15 @@ mod shard;
 mod source;
 mod target;
 
+use crate::pace::WINDOW_BYTES_MAX;
+
 pub(crate) use source::{Route, Source, Supply};
 pub(crate) use target::{INSTALL_COMMIT, Target};
 
 /// Frames of parts that may be unacknowledged.
 const PARTS_IN_FLIGHT_MAX: u32 = 4;
-/// Messages sent and not yet durable at the target, which it may have to keep in memory, but for a single larger one: what a
-/// disk of 2 GB/s writes in four milliseconds, longer than a round trip takes.
-const PAYLOADS_IN_FLIGHT_BYTES_MAX: u64 = 8 << 20;
+/// Messages that came and that the target's log has no room for yet, but for a single larger one: the source's widest window.
+const WAITING_BYTES_MAX: u64 = WINDOW_BYTES_MAX;
 /// With so much unsent nothing is added: the peer or the way to it takes no more now.
 const UNSENT_MAX: usize = 1 << 20;
 /// Of messages in one frame, and in one record of the target, but for a single larger message.

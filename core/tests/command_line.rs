@@ -372,7 +372,7 @@ impl Nodes {
     /// Asks again until it is done: after a loss the nodes take a moment to notice and to agree.
     fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let mut ran = self.run(arguments);
-        for _ in 0..100 {
+        for _ in 0..1_000 {
             if ran.code == Some(0) {
                 break;
             }

@@ -21,7 +21,7 @@ fn lacking(next: u64, matched: u64, may_be_sent: bool) -> Lacking {
 /// Windows as segment, offset and bytes, each with its last entry.
 fn planned(trail: &Trail, catch_up: &mut CatchUp, base: u64) -> Vec<(u64, u64, usize, u64)> {
     let mut windows = Vec::new();
-    while let Some(ReadWindow { position, bytes }) = catch_up.plan(trail, Index(base)) {
+    while let Some(ReadWindow { position, bytes }) = catch_up.plan(trail, Index(base), u64::MAX) {
         let window = catch_up.windows.back_mut().unwrap();
         window.read = 1 + windows.len() as u64;
         let last = window.last.0;

@@ -92,6 +92,7 @@ impl Shard {
                 log: &mut self.log,
                 outbox: &mut self.outbox,
                 peers: &mut self.peers,
+                pace: &mut self.pace,
                 cluster: self.options.identity.cluster,
             };
             if let Some(target) = &mut group.target {

@@ -2,7 +2,7 @@
 
 use super::{
     AHEAD_BYTES_MAX, FRAMES_PER_TURN, FRAMES_PER_TURN_BUSY, PARTS_IN_FLIGHT_MAX, PAYLOADS_BYTES_MAX,
-    PAYLOADS_IN_FLIGHT_BYTES_MAX, READS_AHEAD_MAX, SILENCE_MAX_NS, UNSENT_MAX,
+    READS_AHEAD_MAX, SILENCE_MAX_NS, UNSENT_MAX,
 };
 use crate::checkpoint::{Checkpoint, PART_BYTES_MAX, Walk};
 use crate::command::StoredMessage;
@@ -216,12 +216,13 @@ impl Source {
                 Stage::Parts if self.parts.in_flight() < PARTS_IN_FLIGHT_MAX => {
                     self.send_part(turn, up.connection);
                 }
-                Stage::Payloads if self.in_flight_bytes < PAYLOADS_IN_FLIGHT_BYTES_MAX => {
+                Stage::Payloads if self.in_flight_bytes < turn.pace.window_bytes() => {
                     let is_there = self.collect(turn.log)?;
-                    self.read_ahead(turn.log, supply);
+                    self.read_ahead(turn.log, turn.pace.window_bytes(), supply);
                     if !is_there {
                         return Ok(false);
                     }
+                    turn.pace.on_help(turn.now);
                     self.send_payloads(turn, up.connection);
                 }
                 Stage::Begin | Stage::Parts | Stage::Payloads | Stage::Sent | Stage::Offered => {
@@ -277,13 +278,14 @@ impl Source {
     }
 
     /// Asks for what will be sent soon and is not in memory.
-    fn read_ahead(&mut self, log: &Log, supply: &mut Supply<'_>) {
+    fn read_ahead(&mut self, log: &Log, window_bytes: u64, supply: &mut Supply<'_>) {
         let ahead = &mut self.ahead;
         // It fell behind, or what was read has been pushed out of memory before it was sent.
         if ahead.bytes < 0 || (ahead.bytes > 0 && ahead.reads == 0 && is_missing(&mut self.walk, log)) {
             (ahead.walk, ahead.bytes) = (self.walk.clone(), 0);
         }
-        let bytes_max = AHEAD_BYTES_MAX.min(log.options().cache_bytes_max / AHEAD_SHARE) as i64;
+        let bytes_max =
+            window_bytes.min(AHEAD_BYTES_MAX).min(log.options().cache_bytes_max / AHEAD_SHARE) as i64;
         while ahead.bytes <= bytes_max
             && ahead.reads < READS_AHEAD_MAX
             && let Some((_, position, bytes)) = ahead.walk.peek()

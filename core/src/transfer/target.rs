@@ -1,7 +1,7 @@
 //! The receiving side: builds the state beside the one in use, and writes it down.
 
 use super::source::Route;
-use super::{PAYLOADS_IN_FLIGHT_BYTES_MAX, SILENCE_MAX_NS};
+use super::{SILENCE_MAX_NS, WAITING_BYTES_MAX};
 use crate::checkpoint::{Place, Restore};
 use crate::checkpointer::{Image, ReplayFrom, WrittenPart, append_part};
 use crate::command::{Extent, StoredMessage};
@@ -161,7 +161,7 @@ impl Target {
     ) -> Result<(), Reason> {
         self.heard = turn.now;
         let is_next = frame.number == self.payloads + self.waiting.len() as u32;
-        if !is_next || PAYLOADS_IN_FLIGHT_BYTES_MAX <= self.waiting_bytes {
+        if !is_next || WAITING_BYTES_MAX <= self.waiting_bytes {
             return Err(OUT_OF_ORDER);
         }
         self.waiting_bytes += bytes.len() as u64;

@@ -22,20 +22,20 @@ impl Run {
     pub(super) fn harm(&mut self, fault: Fault) -> Result<(), String> {
         assert!(self.may_lose());
         let members: Vec<usize> = self.members().collect();
-        let node = *self.world.rng.pick(&members);
-        match fault {
-            Fault::Rot => return self.flip(node),
-            Fault::Lie => self.begin_lying(node),
-            _ => {
-                self.replace(node)?;
-                let other = *self.world.rng.pick(&members);
-                if members.len() >= 5 && other != node {
-                    self.report.pairs += 1;
-                    return if self.world.rng.one_in(2) { self.replace(other) } else { self.flip(other) };
-                }
-            }
+        let (node, other) = (*self.world.rng.pick(&members), *self.world.rng.pick(&members));
+        if members.len() >= 5 && other != node && self.world.rng.one_in(2) {
+            self.report.pairs += 1;
+            self.replace(node)?;
+            return if self.world.rng.one_in(2) { self.replace(other) } else { self.flip(other) };
         }
-        Ok(())
+        match fault {
+            Fault::Rot => self.flip(node),
+            Fault::Lie => {
+                self.begin_lying(node);
+                Ok(())
+            }
+            _ => self.replace(node),
+        }
     }
 
     /// What comes back with an empty disk is somebody else, who has to be made a member.
