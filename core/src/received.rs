@@ -1,8 +1,11 @@
 //! What a majority of a group has in memory: enough for queues that chose it, and for nothing else.
 //!
 //! Lives inside a group, on its leader. The engine's own commit always means disk; this watermark stands beside it and
-//! touches neither votes nor acknowledgements of the engine. A message under it is lost only if a majority of its holders
-//! loses its memory before its disk has it: a leader that dies alone loses nothing, for whoever is elected next has it.
+//! touches neither votes nor acknowledgements of the engine.
+//!
+//! A message under it is safe as long as its holders keep their memory. One holder that loses it may be enough to lose the
+//! message, if the disks do not have it yet: a leader that comes back at once without it can be elected by a node that never
+//! had it, before the one that has it stands for election.
 
 use ringmain_replication::Members;
 use ringmain_wal::{Index, Term};

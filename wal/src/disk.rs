@@ -39,8 +39,8 @@ pub use preflight::preflight;
 
 const PAGE: usize = PAGE_BYTES as usize;
 /// A new segment is filled in blocks of this size: the shard's other work goes on between them, and a durable write waits on
-/// the disk behind no more than one.
-const FILL_BYTES: usize = 64 << 10;
+/// the disk behind no more than one. Much smaller ones would keep a start waiting for its first segment.
+const FILL_BYTES: usize = 256 << 10;
 /// Files kept open. More are opened when old messages are read, and closed again, oldest first.
 const FILES_OPEN_MAX: usize = 128;
 

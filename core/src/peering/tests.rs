@@ -157,10 +157,10 @@ impl World {
         }
     }
 
-    fn receive_begin(&mut self, (index, term): (u64, u64)) {
+    fn receive_begin(&mut self, transfer: u64, (index, term): (u64, u64)) {
         let group = &self.shard.groups[0];
         let membership = encode_membership(&group.replica.conf_state(), &group.book);
-        let (group, transfer, parts) = (0, 5, 0);
+        let (group, parts) = (0, 0);
         let begin =
             TransferBegin { cluster: CLUSTER, group, from: PEER, to: ME, transfer, index, term, parts };
         assert_eq!(self.say_with(BULK, &begin, &membership), None);
@@ -248,7 +248,7 @@ fn a_source_is_not_heard_once_the_connection_for_messages_is_lost() {
 #[test]
 fn a_transfer_ends_with_the_connection_it_came_over() {
     let mut world = World::greeted();
-    world.receive_begin((9, 1));
+    world.receive_begin(5, (9, 1));
     world.step(Input::Closed { connection: BULK });
     world.now = world.now.after_ns(TICK_NS);
     world.step(Input::Turn);
@@ -261,6 +261,16 @@ fn a_transfer_ends_with_the_connection_it_came_over() {
     });
     assert_eq!(aborted, Some((5, PeerCode::Busy)), "the source is told");
     assert!(world.is_up());
+}
+
+#[test]
+fn a_leader_of_before_does_not_end_a_later_ones_transfer() {
+    let mut world = World::greeted();
+    world.receive_begin(5, (9, 1));
+    world.receive_begin(4, (9, 1));
+    assert_eq!(world.shard.groups[0].target.as_ref().map(|target| target.transfer()), Some(5));
+    world.receive_begin(6, (9, 1));
+    assert_eq!(world.shard.groups[0].target.as_ref().map(|target| target.transfer()), Some(6));
 }
 
 #[test]
@@ -280,7 +290,7 @@ fn messages_that_find_no_room_in_the_log_wait_for_it() {
     assert!(image.encode_some(&mut bytes, PART_BYTES_MAX));
 
     let mut world = World::greeted();
-    world.receive_begin((index.0, term.0));
+    world.receive_begin(5, (index.0, term.0));
     assert_eq!(world.say_with(BULK, &TransferPart { is_last: true, ..part() }, &bytes), None);
     let mut walk = image.walk();
     let mut number = 0;

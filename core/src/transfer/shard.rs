@@ -127,6 +127,10 @@ impl Group {
         let hard_state = self.hard_state();
         let outcome = match said {
             PeerFrame::TransferBegin { begin, membership } => {
+                // Transfers are numbered by terms: this is a leader of before, and a later one is at it.
+                if self.target.as_ref().is_some_and(|target| begin.transfer < target.transfer()) {
+                    return;
+                }
                 if let Some(before) = self.target.take() {
                     before.abandon(turn, None);
                 }

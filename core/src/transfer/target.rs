@@ -102,6 +102,10 @@ impl Target {
         })
     }
 
+    pub(crate) fn transfer(&self) -> u64 {
+        self.route.transfer
+    }
+
     pub(crate) fn is_of(&self, from: u64, transfer: u64) -> bool {
         self.route.from == from && self.route.transfer == transfer
     }

@@ -135,7 +135,8 @@ impl Producer {
             return;
         }
         let count = if context.rng.one_in(4) { context.rng.skewed(8) } else { 1 };
-        let bytes_max = if context.rng.one_in(40) { 60_000 } else { 600 };
+        // Less than the bytes that any queue takes, or it would be refused for ever.
+        let bytes_max = if context.rng.one_in(40) { 60_000 / count } else { 600 };
         let mut spec = || {
             *context.next_message += 1;
             let priority = context.rng.below(u64::from(self.priorities)) as u8;
