@@ -82,14 +82,6 @@ struct Outstanding {
     ordinal: usize,
 }
 
-/// What a group's catch-ups work with, beside their turn.
-pub(crate) struct Supply<'a> {
-    pub(crate) reads: &'a mut CatchUpReads,
-    pub(crate) ordinal: usize,
-    /// Reads to issue.
-    pub(crate) issue: &'a mut Vec<ReadWindow>,
-}
-
 impl CatchUpReads {
     fn has_room(&self) -> bool {
         self.outstanding.len() < READS_MAX
@@ -255,18 +247,9 @@ impl Shard {
 
     /// A turn's share of every catch-up.
     pub(crate) fn advance_catch_ups(&mut self, now: Time, output: &mut Output) {
-        for (ordinal, group) in self.groups.iter_mut().enumerate() {
-            let mut turn = Turn {
-                now,
-                log: &mut self.log,
-                outbox: &mut self.outbox,
-                peers: &mut self.peers,
-                pace: &mut self.pace,
-                cluster: self.options.identity.cluster,
-            };
-            let reads = &mut self.catch_up_reads;
-            let mut supply = Supply { reads, ordinal, issue: &mut output.reads };
-            match group.advance_catch_ups(&mut turn, &mut supply) {
+        for ordinal in 0..self.groups.len() {
+            let (group, mut turn) = self.group_turn(now, ordinal);
+            match group.advance_catch_ups(&mut turn, ordinal, &mut output.reads) {
                 Ok(is_unfinished) => output.is_unfinished |= is_unfinished,
                 Err(failure) => _ = output.failure.get_or_insert(failure),
             }
@@ -276,7 +259,12 @@ impl Shard {
 
 impl Group {
     /// True: there is more to be sent at once.
-    fn advance_catch_ups(&mut self, turn: &mut Turn<'_>, supply: &mut Supply<'_>) -> Result<bool, Failure> {
+    fn advance_catch_ups(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ordinal: usize,
+        issue: &mut Vec<ReadWindow>,
+    ) -> Result<bool, Failure> {
         let mut lacking = std::mem::take(&mut self.lacking);
         lacking.clear();
         lacking.extend(self.replica.lacking());
@@ -290,7 +278,7 @@ impl Group {
                 catch_ups.push(CatchUp::new(one));
                 catch_ups.len() - 1
             });
-            is_unfinished |= self.advance_catch_up(&mut catch_ups[at], one, turn, supply)?;
+            is_unfinished |= self.advance_catch_up(&mut catch_ups[at], one, turn, (ordinal, &mut *issue))?;
         }
         (self.lacking, self.catch_ups) = (lacking, catch_ups);
         Ok(is_unfinished)
@@ -301,21 +289,21 @@ impl Group {
         catch_up: &mut CatchUp,
         one: &Lacking,
         turn: &mut Turn<'_>,
-        supply: &mut Supply<'_>,
+        (ordinal, issue): (usize, &mut Vec<ReadWindow>),
     ) -> Result<bool, Failure> {
         let up = turn.peers.up(node_of(one.id)).filter(|up| up.replica == one.id);
         let Some(up) = up else { return Ok(false) };
         catch_up.follow(one);
         let base = self.replica.base().0;
         let window_bytes = turn.pace.window_bytes();
-        while supply.reads.has_room()
+        while turn.catch_up_reads.has_room()
             && let Some(window) = catch_up.plan(&self.trail, base, window_bytes)
         {
             // Whole pages are written, and these entries are applied.
             assert!(window.position.0 + window.bytes as u64 <= turn.log.durable_end().0);
-            let read = supply.reads.begin(supply.ordinal, window);
+            let read = turn.catch_up_reads.begin(ordinal, window);
             catch_up.windows.back_mut().expect("the window that was planned").read = read;
-            supply.issue.push(window);
+            issue.push(window);
         }
         let unsent = turn.outbox.connection(up.connection).map_or(0, |connection| connection.unsent());
         let may_be_sent = one.may_be_sent && unsent < UNSENT_MAX && catch_up.sent_bytes < window_bytes;

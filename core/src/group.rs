@@ -14,7 +14,7 @@
 //! Invariant: proposals holds exactly the proposed and not yet applied batches, in index order;
 //! the first `committed_count` of them have had their publishes and settles answered.
 
-use crate::catch_up::CatchUp;
+use crate::catch_up::{CatchUp, CatchUpReads};
 use crate::checkpointer::{Image, ReplayFrom};
 use crate::command::{Batch, COMMAND_HEADER_BYTES, RUN_BYTES, Settlement};
 use crate::engine::{Answer, Applied, Engine, EngineEffects};
@@ -26,6 +26,7 @@ use crate::peering;
 use crate::peers::{self, Peers};
 use crate::proposal::{Proposal, Published};
 use crate::queue::consumer::{ConnectionId, ConsumerId};
+use crate::readback::Readback;
 use crate::reads::Reads;
 use crate::received::Received;
 use crate::reply::Reason;
@@ -156,6 +157,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) peers: &'a mut Peers,
     pub(crate) pace: &'a mut Pace,
+    pub(crate) readback: &'a mut Readback,
+    pub(crate) catch_up_reads: &'a mut CatchUpReads,
     pub(crate) cluster: u64,
 }
 

@@ -485,7 +485,9 @@ impl Shard {
                     self.on_refused(node, &refused, output);
                     true
                 }
-                said => standing == Standing::FromSource && self.on_bulk(now, (id, node), &said),
+                said => {
+                    standing == Standing::FromSource && self.on_transfer(now, (id, node), Lane::Bulk, &said)
+                }
             },
         };
         if !is_said {
@@ -510,7 +512,7 @@ impl Shard {
             // are, and may have been said to another.
             PeerFrame::PeerRefused(refused) => output.notices.push(refusal(node, refused)),
             PeerFrame::Received(received) => self.on_received_by(now, (id, node), received),
-            said => return self.on_target_answer(now, (id, node), said),
+            said => return self.on_transfer(now, (id, node), Lane::Messages, said),
         }
         true
     }

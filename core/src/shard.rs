@@ -543,6 +543,8 @@ impl Shard {
             outbox: &mut self.outbox,
             peers: &mut self.peers,
             pace: &mut self.pace,
+            readback: &mut self.readback,
+            catch_up_reads: &mut self.catch_up_reads,
             cluster: self.options.identity.cluster,
         };
         (&mut self.groups[ordinal], turn)

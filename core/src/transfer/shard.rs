@@ -8,52 +8,38 @@ use crate::member::{self, node_of};
 use crate::readback::Reader;
 use crate::shard::{Output, Shard};
 use crate::time::Time;
-use ringmain_net::peer::{PeerCode, PeerFrame};
+use ringmain_net::peer::{Lane, PeerCode, PeerFrame};
 use ringmain_wal::GroupId;
 
 impl Shard {
-    /// What a source says, over its connection for that. False: something else, or from somebody else than it says.
-    pub(crate) fn on_bulk(
+    /// A frame of a transfer: what a source says comes over its connection for that, what a target says among the messages.
+    /// False: something else, in the wrong place, or from somebody else than it says.
+    pub(crate) fn on_transfer(
         &mut self,
         now: Time,
         (id, node): (ConnectionId, u32),
+        lane: Lane,
         said: &PeerFrame<'_>,
     ) -> bool {
-        let route = match said {
-            PeerFrame::TransferBegin { begin, .. } => (begin.cluster, begin.group, begin.from, begin.to),
-            PeerFrame::TransferPart { part, .. } => (part.cluster, part.group, part.from, part.to),
-            PeerFrame::TransferPayloads { payloads, .. } => {
+        let (cluster, group, from, to) = match (lane, said) {
+            (Lane::Bulk, PeerFrame::TransferBegin { begin, .. }) => {
+                (begin.cluster, begin.group, begin.from, begin.to)
+            }
+            (Lane::Bulk, PeerFrame::TransferPart { part, .. }) => {
+                (part.cluster, part.group, part.from, part.to)
+            }
+            (Lane::Bulk, PeerFrame::TransferPayloads { payloads, .. }) => {
                 (payloads.cluster, payloads.group, payloads.from, payloads.to)
             }
-            PeerFrame::TransferAborted(aborted) => (aborted.cluster, aborted.group, aborted.from, aborted.to),
+            (Lane::Messages, PeerFrame::TransferAck(ack)) => (ack.cluster, ack.group, ack.from, ack.to),
+            (Lane::Messages, PeerFrame::TransferStaged(staged)) => {
+                (staged.cluster, staged.group, staged.from, staged.to)
+            }
+            (Lane::Bulk | Lane::Messages, PeerFrame::TransferAborted(aborted)) => {
+                (aborted.cluster, aborted.group, aborted.from, aborted.to)
+            }
             _ => return false,
         };
-        self.on_transfer(now, (id, node), route, said)
-    }
-
-    /// What a target says, among the messages. False: as above.
-    pub(crate) fn on_target_answer(
-        &mut self,
-        now: Time,
-        (id, node): (ConnectionId, u32),
-        said: &PeerFrame<'_>,
-    ) -> bool {
-        let route = match said {
-            PeerFrame::TransferAck(ack) => (ack.cluster, ack.group, ack.from, ack.to),
-            PeerFrame::TransferStaged(staged) => (staged.cluster, staged.group, staged.from, staged.to),
-            PeerFrame::TransferAborted(aborted) => (aborted.cluster, aborted.group, aborted.from, aborted.to),
-            _ => return false,
-        };
-        self.on_transfer(now, (id, node), route, said)
-    }
-
-    fn on_transfer(
-        &mut self,
-        now: Time,
-        (id, node): (ConnectionId, u32),
-        (cluster, group, from, to): (u64, u32, u64, u64),
-        said: &PeerFrame<'_>,
-    ) -> bool {
         let is_ours = cluster == self.options.identity.cluster && to == self.options.replica();
         let is_theirs = self.peers.up(node).is_some_and(|up| up.replica == from);
         let ordinal = self.options.ordinal(GroupId(group)).filter(|_| is_ours && is_theirs);
@@ -85,16 +71,9 @@ impl Shard {
     /// A turn's share of every transfer.
     pub(crate) fn advance_transfers(&mut self, now: Time, output: &mut Output) {
         let is_busy = self.groups.iter().any(Group::is_owing);
-        for (ordinal, group) in self.groups.iter_mut().enumerate() {
+        for ordinal in 0..self.groups.len() {
+            let (group, mut turn) = self.group_turn(now, ordinal);
             let hard_state = group.hard_state();
-            let mut turn = Turn {
-                now,
-                log: &mut self.log,
-                outbox: &mut self.outbox,
-                peers: &mut self.peers,
-                pace: &mut self.pace,
-                cluster: self.options.identity.cluster,
-            };
             if let Some(target) = &mut group.target {
                 let outcome = target.advance(hard_state, &mut turn);
                 output.is_unfinished |= target.is_busy();
@@ -106,8 +85,7 @@ impl Shard {
             }
             let Some(source) = &mut group.source else { continue };
             let reader = Reader::Transfer(ordinal);
-            let mut supply =
-                Supply { readback: &mut self.readback, reader, reads: &mut output.reads, is_busy };
+            let mut supply = Supply { reader, reads: &mut output.reads, is_busy };
             match source.advance(&mut turn, &mut supply) {
                 Ok(has_more) => output.is_unfinished |= has_more,
                 Err(failure) => _ = output.failure.get_or_insert(failure),

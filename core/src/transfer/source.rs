@@ -11,7 +11,7 @@ use crate::dispatch::rot;
 use crate::failure::Failure;
 use crate::group::Turn;
 use crate::peers::Peers;
-use crate::readback::{ReadWindow, Readback, Reader};
+use crate::readback::{ReadWindow, Reader};
 use crate::time::Time;
 use bytes::Bytes;
 use ringmain_net::peer::{
@@ -43,7 +43,7 @@ pub(crate) struct Source {
     image: Checkpoint,
     walk: Walk,
     parts: Sent,
-    payloads: Sent,
+    payloads_sent: u32,
     /// Of the frames of messages that are not acknowledged, in their order, and their sum.
     in_flight: VecDeque<u64>,
     in_flight_bytes: u64,
@@ -96,17 +96,13 @@ impl Sent {
         self.sent - self.acknowledged
     }
 
-    /// Answers how many there are that were not before.
-    fn acknowledge(&mut self, to: u32) -> u32 {
-        let before = self.acknowledged;
-        self.acknowledged = before.max(to.min(self.sent));
-        self.acknowledged - before
+    fn acknowledge(&mut self, to: u32) {
+        self.acknowledged = self.acknowledged.max(to.min(self.sent));
     }
 }
 
 /// What a source works with, beside its turn.
 pub(crate) struct Supply<'a> {
-    pub(crate) readback: &'a mut Readback,
     /// Who waits for what is read.
     pub(crate) reader: Reader,
     /// Reads to issue.
@@ -134,7 +130,7 @@ impl Source {
             ahead: Ahead { walk: image.walk(), bytes: 0, reads: 0 },
             image,
             parts: Sent::default(),
-            payloads: Sent::default(),
+            payloads_sent: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             collected: Vec::new(),
@@ -173,8 +169,8 @@ impl Source {
 
     pub(crate) fn on_ack(&mut self, ack: &TransferAck, now: Time) {
         self.parts.acknowledge(ack.to_part);
-        let acknowledged = self.payloads.acknowledge(ack.to_payload);
-        let durable = self.in_flight.drain(..acknowledged as usize);
+        let open = self.payloads_sent.saturating_sub(ack.to_payload) as usize;
+        let durable = self.in_flight.drain(..self.in_flight.len().saturating_sub(open));
         self.in_flight_bytes -= durable.sum::<u64>();
         self.heard = now;
     }
@@ -218,7 +214,7 @@ impl Source {
                 }
                 Stage::Payloads if self.in_flight_bytes < turn.pace.window_bytes() => {
                     let is_there = self.collect(turn.log)?;
-                    self.read_ahead(turn.log, turn.pace.window_bytes(), supply);
+                    self.read_ahead(turn, supply);
                     if !is_there {
                         return Ok(false);
                     }
@@ -278,22 +274,24 @@ impl Source {
     }
 
     /// Asks for what will be sent soon and is not in memory.
-    fn read_ahead(&mut self, log: &Log, window_bytes: u64, supply: &mut Supply<'_>) {
+    fn read_ahead(&mut self, turn: &mut Turn<'_>, supply: &mut Supply<'_>) {
+        let log = &*turn.log;
         let ahead = &mut self.ahead;
         // It fell behind, or what was read has been pushed out of memory before it was sent.
         if ahead.bytes < 0 || (ahead.bytes > 0 && ahead.reads == 0 && is_missing(&mut self.walk, log)) {
             (ahead.walk, ahead.bytes) = (self.walk.clone(), 0);
         }
         let bytes_max =
-            window_bytes.min(AHEAD_BYTES_MAX).min(log.options().cache_bytes_max / AHEAD_SHARE) as i64;
+            turn.pace.window_bytes().min(AHEAD_BYTES_MAX).min(log.options().cache_bytes_max / AHEAD_SHARE)
+                as i64;
         while ahead.bytes <= bytes_max
             && ahead.reads < READS_AHEAD_MAX
             && let Some((_, position, bytes)) = ahead.walk.peek()
         {
             let wanted = (position, bytes);
-            if log.read(position, bytes as usize).is_none() && !supply.readback.is_under_way(wanted) {
+            if log.read(position, bytes as usize).is_none() && !turn.readback.is_under_way(wanted) {
                 ahead.reads += 1;
-                match supply.readback.request(supply.reader, wanted, log.durable_end()) {
+                match turn.readback.request(supply.reader, wanted, log.durable_end()) {
                     Some(window) => supply.reads.push(window),
                     // Every read is taken: it looks again when one comes back.
                     None => return,
@@ -307,7 +305,7 @@ impl Source {
     fn send_payloads(&mut self, turn: &mut Turn<'_>, to: ConnectionId) {
         let Route { cluster, group, from, to: replica, transfer } = self.route;
         let is_last = self.walk.peek().is_none();
-        let (number, messages) = (self.payloads.sent, self.collected_count);
+        let (number, messages) = (self.payloads_sent, self.collected_count);
         let payloads = TransferPayloads {
             cluster,
             group: group.0,
@@ -322,7 +320,7 @@ impl Source {
         self.in_flight_bytes += self.collected.len() as u64;
         turn.outbox.send_bulk(to, &payloads, Bytes::from(std::mem::take(&mut self.collected)));
         self.collected_count = 0;
-        self.payloads.sent += 1;
+        self.payloads_sent += 1;
         if is_last {
             self.stage = Stage::Sent;
         }
