@@ -171,7 +171,7 @@ impl Group {
             id: options.replica(),
             voters: options.voters(),
             seed: options.seed ^ u64::from(start.id.0) << 40,
-            is_preferred: preferred == options.identity.node,
+            rank: options.rank(start.id),
             log_bytes_max: options.limits.entries_bytes_max.0,
         };
         let mut replica = Replica::new(replica_options, start.restored).map_err(Failure::Replica)?;

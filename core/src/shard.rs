@@ -33,6 +33,7 @@ use bytes::Bytes;
 use ringmain_net::frame;
 use ringmain_net::peer::{Lane, PEER_FRAME_BYTES_MAX};
 use ringmain_net::protocol::Code;
+use ringmain_replication::ELECTION_RANKS;
 use ringmain_wal::{
     GroupId, Identity, Index, Log, LogOptions, LogStart, Position, PrepareSegment, Superblock, Term, WriteAt,
     WriteId,
@@ -95,8 +96,26 @@ impl ShardOptions {
 
     /// Who leads a group when all are well: the founders in turn, so that each core of each node leads about as many.
     pub(crate) fn preferred(&self, group: GroupId) -> u32 {
+        self.founders.get(self.first_in_line(group)).map_or(0, |founder| founder.node)
+    }
+
+    fn first_in_line(&self, group: GroupId) -> usize {
         let nth = self.ordinal(group).unwrap_or(0) + self.identity.shard as usize;
-        self.founders.get(nth % self.founders.len().max(1)).map_or(0, |founder| founder.node)
+        nth % self.founders.len().max(1)
+    }
+
+    /// This node's place among those who would lead a group. Behind the first the founders follow in another order on each
+    /// shard, so that what a lost node led is spread over those that are left; nodes that came later are behind them.
+    pub(crate) fn rank(&self, group: GroupId) -> usize {
+        let founders = self.founders.len();
+        let Some(at) = self.founders.iter().position(|founder| founder.node == self.identity.node) else {
+            let left = ELECTION_RANKS.saturating_sub(founders).max(1);
+            return founders + self.identity.node as usize % left;
+        };
+        match (at + founders - self.first_in_line(group)) % founders {
+            0 => 0,
+            behind => 1 + (behind - 1 + self.identity.shard as usize) % (founders - 1),
+        }
     }
 
     pub(crate) fn message_bytes_max(&self) -> u32 {

@@ -63,8 +63,8 @@ pub use plain::{Kind, Plain, PlainSnapshot};
 pub use progress::{Members, Progress};
 pub use read_back::Lacking;
 pub use replica::{
-    ELECTION_TICKS, ENTRY_BYTES_OVERHEAD, HEARTBEAT_TICKS, LOG_BYTES_MAX, LOG_HELD_FACTOR, LOG_KEPT_SHARE,
-    Options, Replica, UNCOMMITTED_BYTES_MAX,
+    ELECTION_RANKS, ELECTION_TICKS, ENTRY_BYTES_OVERHEAD, HEARTBEAT_TICKS, LOG_BYTES_MAX, LOG_HELD_FACTOR,
+    LOG_KEPT_SHARE, Options, Replica, UNCOMMITTED_BYTES_MAX,
 };
 pub use restored::Restored;
 pub use ringmain_wal::{GroupId, HardState, Index, Term};

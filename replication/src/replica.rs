@@ -20,9 +20,13 @@ pub use crate::log::ENTRY_BYTES_OVERHEAD;
 
 /// A leader is heard every 50 ms.
 pub const HEARTBEAT_TICKS: usize = 2;
-/// An election starts after 10 to 14 silent ticks where the preferred leader is, 15 to 19 elsewhere: 250 to 475 ms, well
-/// above the longest stall of a shard.
+/// An election starts after 10 or 11 silent ticks at the replica that is first in line, and two ticks later for each place
+/// behind it: 250 to 475 ms, well above the longest stall of a shard.
 pub const ELECTION_TICKS: usize = 10;
+/// Places in that line. Whoever stands alone for election wins it, so replicas of one group should have different ones; those
+/// of the last place are told apart by chance alone.
+pub const ELECTION_RANKS: usize = 5;
+const RANK_TICKS: usize = ELECTION_TICKS / ELECTION_RANKS;
 /// Of proposals that no majority has yet. Above it a proposal is refused as `Busy`.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 /// Usual `Options::log_bytes_max`.
@@ -51,8 +55,8 @@ pub struct Options {
     pub voters: Vec<u64>,
     /// Spreads the election timeouts of groups and replicas.
     pub seed: u64,
-    /// Stands for election sooner than others, so that it leads when all are well.
-    pub is_preferred: bool,
+    /// Its place in the line of those who stand for election. Who has place 0 leads when all are well.
+    pub rank: usize,
     /// Of entries kept in memory for followers that are behind. What waits to be committed and applied comes on top, and
     /// is bounded by `UNCOMMITTED_BYTES_MAX`.
     pub log_bytes_max: u64,
@@ -588,9 +592,8 @@ impl Replica {
             mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
             mixed ^= mixed >> 32;
         }
-        let half = ELECTION_TICKS / 2;
-        let first = ELECTION_TICKS + if self.options.is_preferred { 0 } else { half };
-        first + (mixed % half as u64) as usize
+        let rank = self.options.rank.min(ELECTION_RANKS - 1);
+        ELECTION_TICKS + RANK_TICKS * rank + (mixed % RANK_TICKS as u64) as usize
     }
 
     /// The only member, and a voter.

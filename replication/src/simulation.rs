@@ -152,7 +152,7 @@ fn dropped_term_is_found() {
 
 #[test]
 fn forgotten_commit_is_found() {
-    assert!(find(Plant::CommitForgotten, 0..20, "lacks committed entry").is_some());
+    assert!(find(Plant::CommitForgotten, 0..100, "lacks committed entry").is_some());
 }
 
 #[test]

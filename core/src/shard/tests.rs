@@ -494,3 +494,37 @@ fn member_is_removed_as_the_replica_that_was_meant() {
         assert_eq!(world.shard.group_members(0).unwrap().voters, [replica_id(1, 1)]);
     }
 }
+
+/// What a node of five has to say about its place in each group of a shard with five groups.
+fn ranks(node: u32, shard: u32) -> Vec<usize> {
+    let mut options = options();
+    options.identity = Identity { node, shard, ..options.identity };
+    let founder = |node| Member { node, ..options.founders[0].clone() };
+    options.founders = (1..=5).map(founder).collect();
+    options.groups = (0..5).map(GroupId).collect();
+    options.groups.iter().map(|group| options.rank(*group)).collect()
+}
+
+#[test]
+fn each_founder_has_a_place_of_its_own() {
+    for shard in 0..8 {
+        let nodes: Vec<Vec<usize>> = (1..=5).map(|node| ranks(node, shard)).collect();
+        for group in 0..5 {
+            let mut places: Vec<usize> = nodes.iter().map(|ranks| ranks[group]).collect();
+            places.sort_unstable();
+            assert_eq!(places, [0, 1, 2, 3, 4]);
+        }
+    }
+}
+
+#[test]
+fn what_a_lost_node_led_is_spread() {
+    let leads_of_first = |shard| (0..5).find(|group| ranks(1, shard)[*group] == 0).unwrap();
+    let next = |shard| (2..=5).find(|node| ranks(*node, shard)[leads_of_first(shard)] == 1).unwrap();
+    assert_eq!([0, 1, 2, 3].map(next).iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+}
+
+#[test]
+fn who_came_later_stands_behind_the_founders() {
+    assert!(ranks(9, 0).iter().all(|rank| *rank >= 5));
+}

@@ -22,7 +22,7 @@ struct Node {
 
 fn options(id: u64, voters: &[u64]) -> Options {
     let voters = voters.to_vec();
-    Options { group: GroupId(7), id, voters, seed: 42, is_preferred: false, log_bytes_max: LOG_BYTES_MAX }
+    Options { group: GroupId(7), id, voters, seed: 42, rank: 1, log_bytes_max: LOG_BYTES_MAX }
 }
 
 impl Node {
@@ -747,4 +747,28 @@ fn what_can_be_read_back_is_known_after_a_restart() {
     let restored = Restored { past, ..node.restored() };
     let error = Replica::new(options(1, &[1]), restored).err();
     assert_eq!(error, Some(Error::Gap { expected: 3, found: 1 }));
+}
+
+/// Silent ticks until a replica of this place stands for election.
+fn ticks_until_it_stands(rank: usize, seed: u64) -> usize {
+    let options = Options { rank, seed, ..options(2, &[1, 2, 3]) };
+    let mut replica = Replica::new(options, Restored::empty()).unwrap();
+    let mut effects = Effects::default();
+    (1..)
+        .find(|_| {
+            replica.tick();
+            replica.drive(&mut effects);
+            !effects.messages.is_empty()
+        })
+        .unwrap()
+}
+
+#[test]
+fn who_is_before_another_in_line_stands_sooner() {
+    for seed in 0..50 {
+        let ticks: Vec<usize> = (0..ELECTION_RANKS).map(|rank| ticks_until_it_stands(rank, seed)).collect();
+        assert!(ticks.is_sorted_by(|a, b| a < b), "{ticks:?}");
+        assert!(ELECTION_TICKS <= ticks[0]);
+        assert!(ticks[ELECTION_RANKS - 1] < 2 * ELECTION_TICKS);
+    }
 }

@@ -460,7 +460,8 @@ impl World {
             id: machine.id,
             voters: (1..=self.climate.founders).collect(),
             seed,
-            is_preferred: self.climate.preferred == Some(machine.id),
+            // All but one share a place, so that votes are split.
+            rank: usize::from(self.climate.preferred != Some(machine.id)),
             log_bytes_max: crate::LOG_BYTES_MAX,
         };
         self.counts.restarts += u64::from(image.index > 0);
