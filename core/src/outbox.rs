@@ -12,6 +12,7 @@ use bytes::Bytes;
 use ringmain_net::frame;
 use ringmain_net::peer::{PeerCode, PeerRefused};
 use ringmain_net::protocol::{Closing, Code, ConsumerEnded, Words};
+use ringmain_replication::HEARTBEAT_TICKS;
 
 pub(crate) struct Outbox {
     pub(crate) connections: Connections,
@@ -20,11 +21,21 @@ pub(crate) struct Outbox {
     pub(crate) dirty: Vec<ConnectionId>,
     /// Connections to be closed once their bytes are sent, each once.
     pub(crate) closing: Vec<ConnectionId>,
+    /// Peers with words that may wait, each once, and how many ticks these have left.
+    waiting: Vec<(ConnectionId, usize)>,
 }
+
+/// What may wait for company leaves alone after so many ticks: a node that leads sends heartbeats more often than that.
+const WAIT_TICKS: usize = HEARTBEAT_TICKS + 1;
 
 impl Outbox {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { connections: Connections::new(limits), dirty: Vec::new(), closing: Vec::new() }
+        Self {
+            connections: Connections::new(limits),
+            dirty: Vec::new(),
+            closing: Vec::new(),
+            waiting: Vec::new(),
+        }
     }
 
     /// Appends one frame without a body; a connection that is gone gets nothing.
@@ -68,6 +79,37 @@ impl Outbox {
     /// Appends one frame for a peer, behind others; a large body is sent from where it lies.
     pub(crate) fn send_bulk<W: Words>(&mut self, to: ConnectionId, words: &W, body: Bytes) {
         self.send_peer(to, false, |out| out.append_frame(words, body));
+    }
+
+    /// Appends one frame for a peer that leaves with the next one, or some ticks later: what it says is worth no message, and no
+    /// wake-up at the other end.
+    pub(crate) fn send_along(&mut self, to: ConnectionId, write: impl FnOnce(&mut Outgoing)) {
+        let connection = self.connections.get_mut(to);
+        let Some(connection) = connection.filter(|connection| connection.stage == Stage::Peer) else {
+            return;
+        };
+        write(connection.urgent());
+        if !self.waiting.iter().any(|(waiting, _)| *waiting == to) {
+            self.waiting.push((to, WAIT_TICKS));
+        }
+    }
+
+    /// Time has passed for what waits.
+    pub(crate) fn tick(&mut self) {
+        let Self { connections, dirty, waiting, .. } = self;
+        waiting.retain_mut(|(id, ticks)| {
+            // Gone with something else.
+            let Some(connection) = connections.get_mut(*id).filter(|connection| connection.has_outgoing())
+            else {
+                return false;
+            };
+            *ticks -= 1;
+            if *ticks == 0 && !connection.dirty {
+                connection.dirty = true;
+                dirty.push(*id);
+            }
+            *ticks != 0
+        });
     }
 
     fn peer(&mut self, to: ConnectionId) -> Option<&mut Connection> {
@@ -123,5 +165,59 @@ impl Outbox {
 
     pub(crate) fn connection(&self, id: ConnectionId) -> Option<&Connection> {
         self.connections.get(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Time;
+
+    const PEER: ConnectionId = ConnectionId(1);
+
+    fn outbox() -> Outbox {
+        let mut outbox = Outbox::new(&Limits::default());
+        outbox.connections.insert(PEER, Time(0));
+        outbox.connections.greet_peer(PEER);
+        outbox.send_along(PEER, |out| out.written().extend([7; 10]));
+        outbox
+    }
+
+    fn take(outbox: &mut Outbox) -> usize {
+        outbox.dirty.clear();
+        let mut out = Outgoing::default();
+        outbox.connections.get_mut(PEER).unwrap().take(&mut out);
+        out.bytes()
+    }
+
+    #[test]
+    fn what_may_wait_leaves_alone_in_the_end() {
+        let mut outbox = outbox();
+        (1..WAIT_TICKS).for_each(|_| outbox.tick());
+        assert!(outbox.dirty.is_empty());
+        outbox.tick();
+        assert_eq!(outbox.dirty, [PEER]);
+        assert_eq!(take(&mut outbox), 10);
+        outbox.tick();
+        assert!(outbox.dirty.is_empty());
+    }
+
+    #[test]
+    fn what_may_wait_leaves_with_what_is_sent_next() {
+        let mut outbox = outbox();
+        let refused = PeerRefused { code: PeerCode::Busy as u16, detail: "" };
+        outbox.send_urgent(PEER, &refused);
+        assert_eq!(outbox.dirty, [PEER]);
+        assert!(10 < take(&mut outbox));
+        (0..WAIT_TICKS).for_each(|_| outbox.tick());
+        assert!(outbox.dirty.is_empty());
+    }
+
+    #[test]
+    fn what_waited_for_a_peer_that_is_gone_is_forgotten() {
+        let mut outbox = outbox();
+        outbox.connections.remove(PEER);
+        outbox.tick();
+        assert!(outbox.waiting.is_empty());
     }
 }

@@ -76,7 +76,12 @@ pub(crate) fn send(turn: &mut Turn<'_>, group: GroupId, message: &Message) -> bo
     }
     turn.peers.said(node, turn.now);
     let cluster = turn.cluster;
-    turn.outbox.send_peer(up.connection, is_urgent, |out| encode(out, cluster, group, &plain));
+    // Somebody waits for the answer to one that carries a read.
+    if plain.kind == Kind::HeartbeatResponse && plain.context.is_empty() {
+        turn.outbox.send_along(up.connection, |out| encode(out, cluster, group, &plain));
+    } else {
+        turn.outbox.send_peer(up.connection, is_urgent, |out| encode(out, cluster, group, &plain));
+    }
     true
 }
 
@@ -216,6 +221,7 @@ impl Shard {
             // A process that was stopped has missed ticks, and must not hold an election for each of them.
             self.tick_at = now.after_ns(TICK_NS);
             self.groups.iter_mut().for_each(|group| group.tick(&self.log));
+            self.outbox.tick();
             if self.stall.is_over_limit(&self.log, now) {
                 self.groups.iter_mut().for_each(Group::hand_over);
             }
