@@ -10,7 +10,7 @@ use ringmain_client::{ClusterStatus, MemberState, QueueSettings};
 use crate::disk::{self, ScratchFile, Stream};
 use crate::error::{Doing, Error, Result};
 use crate::latencies::Latencies;
-use crate::limit::{LATENCY_COLUMNS, latency_cells};
+use crate::limit::{LATENCY_COLUMNS, SCRATCH_BYTES, latency_cells};
 use crate::loopback;
 use crate::machine::{Cores, on_core};
 use crate::nodes::{NODES, Nodes, groups, leader};
@@ -62,82 +62,111 @@ impl Timing {
     }
 }
 
-const STEADY_QUEUE: &str = "bench.steady";
-const QUEUE: &str = "bench.catch-up";
+/// A queue's name decides where it lives: the first that the follower does not lead is used.
+const STEADY_QUEUES: [&str; 6] = [
+    "bench.steady-1",
+    "bench.steady-2",
+    "bench.steady-3",
+    "bench.steady-4",
+    "bench.steady-5",
+    "bench.steady-6",
+];
+const QUEUES: [&str; 6] = [
+    "bench.missed-1",
+    "bench.missed-2",
+    "bench.missed-3",
+    "bench.missed-4",
+    "bench.missed-5",
+    "bench.missed-6",
+];
+/// Who is killed and catches up.
+const FOLLOWER: u32 = NODES as u32;
 const MISSED: Shape = Shape { message_bytes: 4 << 10, batch: 64 };
 
-pub(crate) fn measure(nodes: &mut Nodes, file: &ScratchFile, cores: Cores, plan: Plan) -> Result<CatchUp> {
+pub(crate) fn measure(nodes: &mut Nodes, cores: Cores, plan: Plan) -> Result<CatchUp> {
     let access = nodes.access().clone();
-    let steady = Steady { queue: STEADY_QUEUE, ..plan.steady };
-    let (timing, record) = steady::beside(&access, steady, |watch| act(nodes, &access, watch, plan))?;
-    delete_queue(&access)?;
+    let status = nodes.wait_until_settled()?;
+    let steady = Steady { queue: queue_led_elsewhere(&access, &status, &STEADY_QUEUES)?.name, ..plan.steady };
+    let missed = queue_led_elsewhere(&access, &status, &QUEUES)?;
+    let (timing, record) = steady::beside(&access, steady, |watch| act(nodes, watch, missed, plan))?;
+    delete_queue(&access, missed.name)?;
     Ok(CatchUp {
         missed_bytes: plan.missed_bytes,
-        limits: measure_limits(file, cores, plan.missed_bytes)?,
+        limits: measure_limits(nodes, missed.leader, cores, plan.missed_bytes)?,
         before: record.latencies(|each| timing.quiet.contains(&each.due_at)),
         during: record.latencies(|each| timing.catch_up().contains(&each.due_at)),
         timing,
     })
 }
 
-fn act(nodes: &mut Nodes, access: &Access, watch: &Watch, plan: Plan) -> Result<Timing> {
-    let steady_group = watch.wait("the first receipt", |record| record.group)?;
-    let group = create_queue(access)?;
-    let status = nodes.wait_until_settled()?;
-    let follower = bystander(&status, [steady_group, group])
-        .ok_or_else(|| Error::new("choosing a follower", "there is no leader"))?;
+fn act(nodes: &mut Nodes, watch: &Watch, missed: QueueAt, plan: Plan) -> Result<Timing> {
+    watch.wait("the first receipt", |record| record.group)?;
+    nodes.wait_until_settled()?;
     let quiet_from = Instant::now();
     std::thread::sleep(plan.before);
     let quiet = quiet_from..Instant::now();
-    nodes.kill(follower);
-    publish_missed(access, plan.missed_bytes)?;
-    let goal = nodes.wait_until(|status| goal(status, follower))?;
+    nodes.kill(FOLLOWER);
+    publish_missed(nodes.access(), missed.name, plan.missed_bytes)?;
+    let goal = nodes.wait_until(|status| goal(status, FOLLOWER))?;
     let restarted_at = Instant::now();
-    let served_at = restarted_at + nodes.restart(follower)?;
+    let served_at = restarted_at + nodes.restart(FOLLOWER)?;
     let mut by_checkpoint = false;
     nodes.wait_until(|status| {
-        by_checkpoint |= gets_checkpoint(status, follower, group);
-        has_reached(status, follower, &goal).then_some(())
+        by_checkpoint |= gets_checkpoint(status, FOLLOWER, missed.group);
+        has_reached(status, FOLLOWER, &goal).then_some(())
     })?;
     let current_at = Instant::now();
     nodes.wait_until_settled()?;
     Ok(Timing { quiet, restarted_at, served_at, current_at, by_checkpoint })
 }
 
-/// Answers the group that it lives in.
-fn create_queue(access: &Access) -> Result<u32> {
+/// A queue, the group that it lives in, and who leads that.
+#[derive(Copy, Clone, Debug)]
+struct QueueAt {
+    name: &'static str,
+    group: u32,
+    leader: u32,
+}
+
+/// Makes the first of these queues that lives in a group which the follower does not lead.
+fn queue_led_elsewhere(access: &Access, status: &ClusterStatus, names: &[&'static str]) -> Result<QueueAt> {
     let client = access.connect()?;
-    let doing = || format!("opening the queue {QUEUE}");
-    client.create_queue(QUEUE, &QueueSettings::default()).doing(doing)?;
-    Ok(client.show_queue(QUEUE).doing(doing)?.group)
+    for &name in names {
+        let doing = || format!("opening the queue {name}");
+        client.create_queue(name, &QueueSettings::default()).doing(doing)?;
+        let group = client.show_queue(name).doing(doing)?.group;
+        match leader(status, group) {
+            Some((node, _)) if node != FOLLOWER => return Ok(QueueAt { name, group, leader: node }),
+            _ => delete_queue(access, name)?,
+        }
+    }
+    Err(Error::new("choosing a queue", format!("node {FOLLOWER} leads them all")))
 }
 
-fn delete_queue(access: &Access) -> Result<()> {
-    access.connect()?.delete_queue(QUEUE).map(|_| ()).doing(|| format!("deleting the queue {QUEUE}"))
+fn delete_queue(access: &Access, name: &str) -> Result<()> {
+    access.connect()?.delete_queue(name).map(|_| ()).doing(|| format!("deleting the queue {name}"))
 }
 
-fn publish_missed(access: &Access, bytes: u64) -> Result<()> {
+fn publish_missed(access: &Access, name: &str, bytes: u64) -> Result<()> {
     eprintln!("publishing {} MiB that a killed follower misses", bytes >> 20);
     on_core(access.core, || {
-        let mut publisher = Publisher::connect(access, QUEUE, MISSED)?;
+        let mut publisher = Publisher::connect(access, name, MISSED)?;
         publisher.fill(bytes / MISSED.message_bytes as u64)?;
         publisher.leave()
     })
 }
 
-/// Of streams as long as the catch-up: what a disk grants for a moment is no limit of one that lasts.
-fn measure_limits(file: &ScratchFile, cores: Cores, bytes: u64) -> Result<Limits> {
+/// What the leader's disk reads and the follower's writes, in streams as long as the catch-up: what a disk grants for a moment
+/// is no limit of one that lasts.
+fn measure_limits(nodes: &Nodes, leader: u32, cores: Cores, bytes: u64) -> Result<Limits> {
     const LOOPBACK_LASTS: Duration = Duration::from_millis(600);
-    let stream = |stream| on_core(cores.server, || disk::sustained(file, stream, bytes));
-    let (read, write) = (stream(Stream::Read)?, stream(Stream::WriteDurable)?);
+    let stream = |node, stream| {
+        on_core(cores.server, || {
+            disk::sustained(&ScratchFile::create(nodes.disk(node), SCRATCH_BYTES)?, stream, bytes)
+        })
+    };
+    let (read, write) = (stream(leader, Stream::Read)?, stream(FOLLOWER, Stream::WriteDurable)?);
     Ok(Limits { read, write, loopback: loopback::bandwidth(cores, LOOPBACK_LASTS)? })
-}
-
-/// A node that leads none of these groups, and none if one of them has no leader.
-fn bystander(status: &ClusterStatus, busy: [u32; 2]) -> Option<u32> {
-    let leaders = busy.map(|group| leader(status, group).map(|(node, _)| node));
-    let is_free = |node: &u32| leaders.iter().all(|leader| leader.is_some_and(|leader| leader != *node));
-    (1..=NODES as u32).find(is_free)
 }
 
 /// Where the log of each group ends, once each has a leader other than `follower`.
@@ -231,15 +260,6 @@ pub(crate) fn publish_table(catch_up: &CatchUp) -> Table {
 mod tests {
     use super::*;
     use crate::nodes::tests::whole;
-
-    #[test]
-    fn follower_leads_nothing_that_is_busy() {
-        let mut status = whole();
-        assert_eq!(bystander(&status, [0, 1]), Some(3));
-        assert_eq!(bystander(&status, [2, 2]), Some(1));
-        status.nodes[0].groups[0].is_leader = false;
-        assert_eq!(bystander(&status, [0, 1]), None);
-    }
 
     #[test]
     fn goal_is_the_end_of_each_log_without_the_follower() {

@@ -4,6 +4,7 @@
 //! Three nodes here share cores and a disk that they would have for themselves elsewhere, so a ratio to one node says more
 //! than a figure. Each ratio is taken within a round, and the median of the rounds counts.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::catch_up::{self, CatchUp};
@@ -50,6 +51,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=65_536))]
     catch_up_mib: u64,
 
+    /// A disk for each node, one after the other, where they have more than the one of --data; the follower that catches up is
+    /// the last node
+    #[arg(long, value_name = "DIR,...", value_delimiter = ',')]
+    disks: Vec<PathBuf>,
+
     /// Where the three nodes run
     #[arg(long, value_enum, default_value_t = Spread::Server)]
     spread: Spread,
@@ -92,7 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let scratch = directory.parent().unwrap_or(directory).to_owned();
     let file = on_core(site.cores().server, || ScratchFile::create(&scratch, SCRATCH_BYTES))?;
-    let mut nodes = Nodes::open(&options.site, options.spread, site.cores())?;
+    let mut nodes = Nodes::open(&options.site, &options.disks, options.spread, site.cores())?;
     let mut rounds = Vec::new();
     for number in 1..=options.rounds {
         eprintln!("[{number}/{}] raw loop, one node, three nodes", options.rounds);
@@ -100,7 +106,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     // From here on it would only take room.
     site.close()?;
-    let once = measure_once(options, &site, &mut nodes, &file)?;
+    let once = measure_once(options, &site, &mut nodes)?;
     // How nodes end changes no figure: what was measured is told first.
     let closed = nodes.close();
     report(options, &site, &rounds, &once).print(options.output)?;
@@ -127,7 +133,7 @@ fn measure_round(options: &Options, site: &Site, nodes: &Nodes, file: &ScratchFi
     })
 }
 
-fn measure_once(options: &Options, site: &Site, nodes: &mut Nodes, file: &ScratchFile) -> Result<Once> {
+fn measure_once(options: &Options, site: &Site, nodes: &mut Nodes) -> Result<Once> {
     let mut once = Once::default();
     let steady = Steady { queue: "bench.steady", rate: options.rate, message_bytes: SMALL_BYTES };
     if options.idle_seconds > 0 {
@@ -141,14 +147,14 @@ fn measure_once(options: &Options, site: &Site, nodes: &mut Nodes, file: &Scratc
     if options.catch_up_mib > 0 {
         let before = Duration::from_secs(options.seconds);
         let plan = catch_up::Plan { missed_bytes: options.catch_up_mib << 20, steady, before };
-        once.catch_up = Some(catch_up::measure(nodes, file, site.cores(), plan)?);
+        once.catch_up = Some(catch_up::measure(nodes, site.cores(), plan)?);
     }
     Ok(once)
 }
 
 fn report(options: &Options, site: &Site, rounds: &[Round], once: &Once) -> Report {
     let mut facts = site.facts();
-    facts.push(("nodes", describe_nodes(options.spread)));
+    facts.push(("nodes", describe_nodes(options)));
     let mut report = Report::new(facts);
     report.table(target::table(&targets(rounds, once)));
     if !rounds.is_empty() {
@@ -168,12 +174,16 @@ fn report(options: &Options, site: &Site, rounds: &[Round], once: &Once) -> Repo
     report
 }
 
-fn describe_nodes(spread: Spread) -> String {
+fn describe_nodes(options: &Options) -> String {
     let cores = allowed_cores().map_or(0, |cores| cores.len());
-    format!(
-        "{NODES} processes of one shard, {}: they share this machine's {cores} cores and its disk",
-        spread.describe()
-    )
+    let disks = if options.disks.is_empty() {
+        "its disk".to_owned()
+    } else {
+        let disks: Vec<_> = options.disks.iter().map(|disk| disk.display().to_string()).collect();
+        format!("have their data, one after the other, in {}", disks.join(", "))
+    };
+    let spread = options.spread.describe();
+    format!("{NODES} processes of one shard, {spread}: they share this machine's {cores} cores and {disks}")
 }
 
 fn median_of(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> Option<f64> {

@@ -2,7 +2,7 @@
 //! outside and through the client.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ringmain_client::{ClusterStatus, GroupStatus, MemberState, MemberStatus, NodeStatus};
@@ -38,7 +38,8 @@ const LOOK_EACH: Duration = Duration::from_millis(10);
 pub(crate) struct Nodes {
     /// Of node 1, 2, 3; the data in them is deleted with this.
     starts: Vec<Start>,
-    directory: PathBuf,
+    /// The disk of each.
+    disks: Vec<PathBuf>,
     access: Access,
 
     /// `None`: killed.
@@ -46,15 +47,22 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    /// Starts three nodes and waits until they are one cluster.
-    pub(crate) fn open(options: &site::Options, spread: Spread, cores: Cores) -> Result<Self> {
-        let directory = options.directory("nodes");
+    /// Starts three nodes, each with its data on the next of these disks, and waits until they are one cluster.
+    pub(crate) fn open(
+        options: &site::Options,
+        disks: &[PathBuf],
+        spread: Spread,
+        cores: Cores,
+    ) -> Result<Self> {
+        let usual = [options.disk().to_owned()];
+        let disks = if disks.is_empty() { &usual } else { disks };
+        let disks: Vec<PathBuf> = disks.iter().cycle().take(NODES).cloned().collect();
         let (server, allowed) = (options.server()?, allowed_cores()?);
         let addresses = free_addresses()?;
         let peers = (1..).zip(&addresses).map(|(id, address)| format!("{id}={address}")).collect::<Vec<_>>();
         let start = |(at, listen): (usize, &String)| Start {
             server: server.clone(),
-            data: directory.join(format!("node-{}", at + 1)),
+            data: data_on(&disks[at], at as u32 + 1),
             id: at as u32 + 1,
             listen: listen.clone(),
             peers: Some(peers.join(",")),
@@ -63,8 +71,7 @@ impl Nodes {
         };
         let starts = addresses.iter().enumerate().map(start).collect();
         let access = options.access(addresses.join(","), cores);
-        std::fs::create_dir(&directory).doing(|| format!("creating {}", directory.display()))?;
-        let mut nodes = Self { starts, directory, access, nodes: Vec::new() };
+        let mut nodes = Self { starts, disks, access, nodes: Vec::new() };
         let starting = nodes.starts.iter().map(Node::launch).collect::<Result<Vec<_>>>()?;
         nodes.nodes = Starting::wait(starting)?.into_iter().map(Some).collect();
         nodes.wait_until_settled()?;
@@ -73,6 +80,10 @@ impl Nodes {
 
     pub(crate) fn access(&self) -> &Access {
         &self.access
+    }
+
+    pub(crate) fn disk(&self, id: u32) -> &Path {
+        &self.disks[at(id)]
     }
 
     /// Those that run.
@@ -151,8 +162,11 @@ impl Nodes {
 impl Drop for Nodes {
     fn drop(&mut self) {
         self.nodes.clear();
-        // What cannot be deleted is still there for the user to see.
-        let _ = std::fs::remove_dir_all(&self.directory);
+        for start in &self.starts {
+            // What cannot be deleted is still there for the user to see.
+            let _ = std::fs::remove_dir_all(&start.data);
+            let _ = std::fs::remove_file(start.log());
+        }
     }
 }
 
@@ -175,6 +189,10 @@ impl Spread {
             Self::Free => "not bound to cores",
         }
     }
+}
+
+fn data_on(disk: &Path, id: u32) -> PathBuf {
+    site::directory_on(disk, &format!("node-{id}"))
 }
 
 /// The place of a node among the three.

@@ -35,9 +35,13 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Where data of this process may lie; `what` tells it from other data of it.
+    /// The disk to be measured.
+    pub(crate) fn disk(&self) -> &Path {
+        &self.data
+    }
+
     pub(crate) fn directory(&self, what: &str) -> PathBuf {
-        self.data.join(format!("ringmain-bench-{}-{what}", std::process::id()))
+        directory_on(&self.data, what)
     }
 
     /// How clients reach what listens at these addresses.
@@ -48,6 +52,11 @@ impl Options {
     pub(crate) fn server(&self) -> Result<PathBuf> {
         self.server.clone().map_or_else(beside_this_program, Ok)
     }
+}
+
+/// Where data of this process may lie; `what` tells it from other data of it.
+pub(crate) fn directory_on(disk: &Path, what: &str) -> PathBuf {
+    disk.join(format!("ringmain-bench-{}-{what}", std::process::id()))
 }
 
 pub(crate) struct Site {
