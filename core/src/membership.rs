@@ -236,8 +236,8 @@ impl Group {
             return;
         }
         let last = self.replica.last_index().0;
-        // One that has never answered counts as active, and lacks little of a short log: it may not be there at all, and
-        // with its vote the group might have no majority any more.
+        // One that has acknowledged nothing lacks little of a short log all the same; whether it can keep anything is not
+        // known, and with its vote the group might have no majority any more.
         let has_answered = |peer: &Progress| peer.is_active && peer.matched > Index(0);
         let is_ready = |peer: &Progress| {
             !peer.is_voter && has_answered(peer) && last <= peer.matched.0.saturating_add(CAUGHT_UP_ENTRIES)

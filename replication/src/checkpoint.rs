@@ -70,7 +70,7 @@ impl Replica {
         let mut all = self.engine().prs().iter().filter(move |_| is_leader);
         let found = all.find(|(id, progress)| {
             **id != self.id()
-                && progress.recent_active
+                && self.has_heard(**id)
                 && progress.next_idx < first
                 && progress.state != ProgressState::Snapshot
         });

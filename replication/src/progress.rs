@@ -47,7 +47,7 @@ impl Replica {
             id,
             is_voter: self.conf().voters.contains(&id),
             matched: Index(progress.matched),
-            is_active: progress.recent_active || id == self.id(),
+            is_active: self.has_heard(id) || id == self.id(),
             needs_checkpoint: progress.next_idx < first || progress.state == ProgressState::Snapshot,
         })
     }

@@ -32,7 +32,7 @@ impl Replica {
         let all = self.engine().prs().iter().filter(move |_| is_leader);
         let lacks = all.filter(move |(id, progress)| {
             **id != self.id()
-                && progress.recent_active
+                && self.has_heard(**id)
                 && progress.state != ProgressState::Snapshot
                 && floor < progress.next_idx
                 && progress.next_idx <= base

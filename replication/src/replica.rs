@@ -4,7 +4,7 @@
 //! out at once and is not waited for: the next `Ready` may be taken while several writes are on their way. What may
 //! leave only after the disk (votes, acknowledgements of a follower) is held until `on_persisted`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use raft::eraftpb::{self, EntryType, MessageType};
@@ -77,6 +77,11 @@ pub struct Replica {
     held: VecDeque<Held>,
     /// Free to go with the next drive.
     outbox: Vec<Message>,
+    /// Ticks that have passed.
+    ticks: u64,
+    /// When each other member last said something. The engine has no more than a mark for each, which it wipes off in every
+    /// election timeout to see who sets it again.
+    heard: BTreeMap<u64, u64>,
     /// Index and term of the last entry handed out for the state machine.
     applied: (u64, u64),
     /// The caller has a checkpoint up to here.
@@ -144,6 +149,8 @@ impl Replica {
             promise: (restored.hard_state.term, restored.hard_state.vote),
             held: VecDeque::new(),
             outbox: Vec::new(),
+            ticks: 0,
+            heard: BTreeMap::new(),
             applied,
             floor: 0,
             held_from: None,
@@ -205,6 +212,7 @@ impl Replica {
 
     /// Every 25 ms.
     pub fn tick(&mut self) {
+        self.ticks += 1;
         if self.is_leader() || self.may_stand() {
             self.node.tick();
         }
@@ -249,8 +257,25 @@ impl Replica {
         }
         let from = message.from;
         let outcome = self.node.step(message);
+        self.note_heard(from);
         self.after_input();
         outcome.map_err(|_| MessageError::Stranger { from })
+    }
+
+    fn note_heard(&mut self, from: u64) {
+        let Self { node, heard, ticks, .. } = self;
+        let members = node.raft.prs();
+        if members.get(from).is_some() {
+            heard.insert(from, *ticks);
+        }
+        if members.iter().len() < heard.len() {
+            heard.retain(|id, _| members.get(*id).is_some());
+        }
+    }
+
+    /// Whether this member has said something within the last election timeout.
+    pub(crate) fn has_heard(&self, id: u64) -> bool {
+        self.heard.get(&id).is_some_and(|at| self.ticks - at <= ELECTION_TICKS as u64)
     }
 
     /// The write with this token, and every one before it, is durable. Completions come in any order from a disk;

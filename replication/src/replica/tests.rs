@@ -772,3 +772,37 @@ fn who_is_before_another_in_line_stands_sooner() {
         assert!(ticks[ELECTION_RANKS - 1] < 2 * ELECTION_TICKS);
     }
 }
+
+/// The leader of three, of whom one has voted for it.
+fn leader() -> Replica {
+    let mut replica = Replica::new(options(1, &[1, 2, 3]), Restored::empty()).unwrap();
+    let mut effects = Effects::default();
+    replica.campaign();
+    for kind in [MessageType::MsgRequestPreVoteResponse, MessageType::MsgRequestVoteResponse] {
+        replica.drive(&mut effects);
+        effects.writes.drain(..).for_each(|write| replica.on_persisted(write.token));
+        let vote = Message { msg_type: kind, from: 2, to: 1, term: 1, ..Default::default() };
+        replica.on_message(vote).unwrap();
+    }
+    replica.drive(&mut effects);
+    assert!(replica.is_leader());
+    replica
+}
+
+#[test]
+fn member_is_active_for_an_election_timeout_after_it_was_heard() {
+    let mut replica = leader();
+    let active = |replica: &Replica| {
+        let mut all: Vec<_> = replica.progress().map(|peer| (peer.id, peer.is_active)).collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(active(&replica), [(1, true), (2, true), (3, false)]);
+    for _ in 1..ELECTION_TICKS {
+        replica.tick();
+        assert_eq!(active(&replica), [(1, true), (2, true), (3, false)]);
+    }
+    // A leader that hears no majority for so long steps down.
+    (0..ELECTION_TICKS).for_each(|_| replica.tick());
+    assert!(active(&replica).is_empty());
+}
