@@ -42,7 +42,15 @@ pub(crate) struct CatchUp {
 struct Limits {
     read: f64,
     write: f64,
+    /// Leader and follower share a disk: what is read there is written there too.
+    copy: Option<f64>,
     loopback: f64,
+}
+
+impl Limits {
+    fn least(&self) -> f64 {
+        self.copy.unwrap_or(self.read.min(self.write)).min(self.loopback)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -156,17 +164,22 @@ fn publish_missed(access: &Access, name: &str, bytes: u64) -> Result<()> {
     })
 }
 
-/// What the leader's disk reads and the follower's writes, in streams as long as the catch-up: what a disk grants for a moment
-/// is no limit of one that lasts.
+/// What the leader's disk reads and the follower's writes, both at once where it is the same disk, in streams as long as the
+/// catch-up: what a disk grants for a moment is no limit of one that lasts.
 fn measure_limits(nodes: &Nodes, leader: u32, cores: Cores, bytes: u64) -> Result<Limits> {
     const LOOPBACK_LASTS: Duration = Duration::from_millis(600);
-    let stream = |node, stream| {
-        on_core(cores.server, || {
-            disk::sustained(&ScratchFile::create(nodes.disk(node), SCRATCH_BYTES)?, stream, bytes)
-        })
-    };
-    let (read, write) = (stream(leader, Stream::Read)?, stream(FOLLOWER, Stream::WriteDurable)?);
-    Ok(Limits { read, write, loopback: loopback::bandwidth(cores, LOOPBACK_LASTS)? })
+    let (source, target) = (nodes.disk(leader), nodes.disk(FOLLOWER));
+    let (read, write, copy) = on_core(cores.server, || {
+        let file = ScratchFile::create(source, SCRATCH_BYTES)?;
+        let read = disk::sustained(&file, Stream::Read, bytes)?;
+        if source == target {
+            let write = disk::sustained(&file, Stream::WriteDurable, bytes)?;
+            return Ok((read, write, Some(disk::copied(&file, bytes)?)));
+        }
+        let file = ScratchFile::create(target, SCRATCH_BYTES)?;
+        Ok((read, disk::sustained(&file, Stream::WriteDurable, bytes)?, None))
+    })?;
+    Ok(Limits { read, write, copy, loopback: loopback::bandwidth(cores, LOOPBACK_LASTS)? })
 }
 
 /// Where the log of each group ends, once each has a leader other than `follower`.
@@ -201,10 +214,9 @@ impl CatchUp {
         self.missed_bytes as f64 / (end - start).as_secs_f64()
     }
 
-    /// Of the least of what reads, writes and the network allow.
+    /// Of what the disks and the network allow.
     pub(crate) fn share(&self) -> f64 {
-        let Limits { read, write, loopback } = self.limits;
-        self.bytes_per_second() / read.min(write).min(loopback)
+        self.bytes_per_second() / self.limits.least()
     }
 
     /// What publishers notice: the p99 during the catch-up, of the one before.
@@ -224,12 +236,13 @@ pub(crate) fn table(catch_up: &CatchUp) -> Table {
         ("MB/s", "bytes_per_second"),
         ("raw read MB/s", "read_bytes_per_second"),
         ("raw write MB/s", "write_bytes_per_second"),
+        ("both at once", "copy_bytes_per_second"),
         ("loopback MB/s", "loopback_bytes_per_second"),
-        ("of the least", "share"),
+        ("of the limit", "share"),
     ];
     let mut table = Table::new("catch_up", title, &columns);
     let &Timing { restarted_at, served_at, current_at, by_checkpoint, .. } = &catch_up.timing;
-    let Limits { read, write, loopback } = catch_up.limits;
+    let Limits { read, write, copy, loopback } = catch_up.limits;
     table.row(vec![
         Cell::Count(catch_up.missed_bytes >> 20),
         Cell::text(if by_checkpoint { "checkpoint" } else { "entries" }),
@@ -238,6 +251,7 @@ pub(crate) fn table(catch_up: &CatchUp) -> Table {
         Cell::BytesPerSecond(catch_up.bytes_per_second()),
         Cell::BytesPerSecond(read),
         Cell::BytesPerSecond(write),
+        copy.map_or(Cell::Missing, Cell::BytesPerSecond),
         Cell::BytesPerSecond(loopback),
         Cell::Share(catch_up.share()),
     ]);

@@ -203,9 +203,11 @@ pub(crate) fn bandwidths(file: &ScratchFile, streams: &[Stream], each: Duration)
     Ok(sums.into_iter().map(rate).collect())
 }
 
+/// As much in flight, in blocks as large, as any stream that lasts needs.
+const BURST: Burst = Burst { stream: Stream::Read, block_bytes: 1 << 20, depth: 8 };
+
 /// Bytes a second of a stream that goes on for so many bytes. A disk that others share may grant much more for a moment.
 pub(crate) fn sustained(file: &ScratchFile, stream: Stream, bytes: u64) -> Result<f64> {
-    const BURST: Burst = Burst { stream: Stream::Read, block_bytes: 1 << 20, depth: 8 };
     const BURST_LASTS: Duration = Duration::from_millis(250);
     let mut ring = file.ring(BURST.depth, BURST.block_bytes * BURST.depth as usize)?;
     ring.memory().fill(0xA5);
@@ -218,6 +220,48 @@ pub(crate) fn sustained(file: &ScratchFile, stream: Stream, bytes: u64) -> Resul
         took += longer;
     }
     Ok(moved as f64 / took.as_secs_f64())
+}
+
+/// Bytes a second that are read and written durably elsewhere in the file, block by block, for so many bytes.
+pub(crate) fn copied(file: &ScratchFile, bytes: u64) -> Result<f64> {
+    let Burst { block_bytes, depth, .. } = BURST;
+    let mut ring = file.ring(depth, block_bytes * depth as usize)?;
+    let half = file.bytes / 2;
+    let (mut source, mut started_bytes) = (Cursor::new(half), 0);
+    let push = |ring: &mut Ring, transfer: Transfer, slot: u64| {
+        let start = usize::try_from(slot).expect("one of eight slots") * block_bytes;
+        ring.push(Operation { transfer, file: 0, span: Span { start, bytes: block_bytes }, tag: slot });
+    };
+    let started = Instant::now();
+    // Where the block of each slot goes, once it was read.
+    let mut targets = vec![None; depth as usize];
+    let mut moved = 0;
+    let mut begin = |ring: &mut Ring, target: &mut Option<u64>, slot: u64| {
+        if started_bytes < bytes {
+            let offset = source.take(block_bytes);
+            started_bytes += block_bytes as u64;
+            *target = Some(half + offset);
+            push(ring, Transfer::Read { offset }, slot);
+        }
+    };
+    (0..u64::from(depth)).for_each(|slot| begin(&mut ring, &mut targets[slot as usize], slot));
+    while ring.in_flight() > 0 {
+        ring.submit_and_wait(1).doing(|| "submitting to io_uring".to_owned())?;
+        while let Some(completion) = ring.next_completion() {
+            let target = &mut targets[completion.tag as usize];
+            let is_read = target.is_some();
+            let transfer = if is_read { Stream::Read } else { Stream::WriteDurable };
+            expect_whole(completion.result, block_bytes, transfer.at(0))?;
+            match target.take() {
+                Some(offset) => push(&mut ring, Transfer::WriteDurable { offset }, completion.tag),
+                None => {
+                    moved += block_bytes as u64;
+                    begin(&mut ring, target, completion.tag);
+                }
+            }
+        }
+    }
+    Ok(moved as f64 / started.elapsed().as_secs_f64())
 }
 
 /// The best of one kind.
