@@ -74,8 +74,10 @@ pub struct Report {
     pub failovers: Vec<Duration>,
     /// The same, from the isolation of the leader.
     pub isolations: Vec<Duration>,
-    /// The same, from the end of each fault.
+    /// The same, from the end of each fault: nodes that were killed are started first.
     pub recoveries: Vec<Duration>,
+    /// The longest of them, of that how long it took to start the nodes, and from what.
+    pub recovery_longest: Option<(Duration, Duration, Kind)>,
     /// How long it took to be told who leads, after each.
     pub lookups: Vec<Duration>,
 }
@@ -181,8 +183,13 @@ impl Torment<'_> {
             let enough = self.news();
             let healed = Instant::now();
             self.fleet.heal();
+            let started = healed.elapsed();
             self.await_receipts(enough);
-            report.recoveries.push(healed.elapsed());
+            let recovered = healed.elapsed();
+            report.recoveries.push(recovered);
+            if report.recovery_longest.is_none_or(|(longest, ..)| longest < recovered) {
+                report.recovery_longest = Some((recovered, started, kind));
+            }
             pause(rng, 1_500);
             if let Some(broken) = self.history.broken() {
                 panic!("{broken}");

@@ -140,7 +140,7 @@ impl Retention {
             return None;
         }
         let number = self.current + self.ready + 1;
-        let kept_from = if self.refused { u64::MAX } else { self.kept_from };
+        let kept_from = self.kept_from();
         let is_free =
             |number: &u64| !self.is_frozen && *number < kept_from && !self.pins.contains_key(number);
         let recyclable = self.recyclable.iter().copied().find(is_free);
@@ -188,6 +188,10 @@ impl Retention {
 
     pub(crate) fn keep_from(&mut self, number: u64) {
         self.kept_from = number;
+    }
+
+    fn kept_from(&self) -> u64 {
+        if self.refused { u64::MAX } else { self.kept_from }
     }
 
     pub(crate) fn retry(&mut self) {
@@ -252,14 +256,15 @@ impl Retention {
         self.floor_segment = self.floor_segment.max(target);
     }
 
-    /// Segments worth copying forward, ascending. Nothing unless the disk holds more than twice what is live.
+    /// Segments worth copying forward, ascending. Nothing unless the disk holds more than twice what is live, and none of which
+    /// the file is kept all the same.
     pub(crate) fn sparse(&self, out: &mut Vec<u64>) {
         const SLACK_SEGMENTS: u64 = 4;
         let disk_bytes = self.present * self.segment_bytes;
         if disk_bytes <= 2 * self.live_bytes + SLACK_SEGMENTS * self.segment_bytes {
             return;
         }
-        let below = self.floor_segment.min(self.current);
+        let below = self.floor_segment.min(self.current).min(self.kept_from());
         for number in self.first..below {
             let segment = self.at(number);
             if segment.state == SegmentState::Used

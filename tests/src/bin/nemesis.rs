@@ -63,6 +63,9 @@ fn main() -> ExitCode {
     told("failovers", report.failovers);
     told("isolations of the leader", report.isolations);
     told("recoveries", report.recoveries);
+    if let Some((longest, started, kind)) = report.recovery_longest {
+        println!("the longest recovery: {longest:?} from {kind:?}, of that {started:?} until all nodes ran");
+    }
     told("questions who leads", report.lookups);
     ExitCode::SUCCESS
 }
