@@ -43,8 +43,17 @@ const TURN_BYTES_MAX: u64 = 256 << 10;
 /// More than this unsent to the peer, whatever it is: that goes first.
 const UNSENT_MAX: usize = 2 << 20;
 
+/// What a checkpoint says of each message, rounded up.
+const CHECKPOINT_BYTES_PER_MESSAGE: u64 = 64;
+/// The log must be so many times as long as what a checkpoint moves, whose messages the follower may have already.
+const CHECKPOINT_WORTH: u64 = 2;
+/// Entries that are looked at to tell how long the log is.
+const ENTRIES_WEIGHED: u64 = 64;
+
 pub(crate) struct CatchUp {
     to: u64,
+    /// What it lacks is not worth reading: it is to be brought a checkpoint.
+    is_by_checkpoint: bool,
     /// The first entry that was not handed to the engine.
     next: Index,
     /// The first entry that is in no window. Invariant: next ≤ planned.
@@ -108,6 +117,7 @@ impl CatchUp {
     fn new(one: &Lacking) -> Self {
         Self {
             to: one.id,
+            is_by_checkpoint: false,
             next: one.next,
             planned: one.next,
             windows: VecDeque::new(),
@@ -210,6 +220,15 @@ impl CatchUp {
     }
 }
 
+/// Bytes of the entries from `next` to `base`, told from some of them.
+fn weigh(trail: &Trail, next: Index, base: Index) -> u64 {
+    let count = (base.0 + 1).saturating_sub(next.0);
+    let looked_at = count.min(ENTRIES_WEIGHED);
+    let places = (0..looked_at).map(|nth| Index(next.0 + nth * count / looked_at));
+    let bytes: u64 = places.filter_map(|index| trail.at(index)).map(Step::bytes).sum();
+    bytes * count / looked_at.max(1)
+}
+
 /// What a record has to agree with.
 #[derive(Copy, Clone)]
 struct Proof<'a> {
@@ -275,13 +294,34 @@ impl Group {
         let mut is_unfinished = false;
         for one in &lacking {
             let at = catch_ups.iter().position(|catch_up| catch_up.to == one.id).unwrap_or_else(|| {
-                catch_ups.push(CatchUp::new(one));
+                let is_by_checkpoint = self.is_better_helped_by_checkpoint(one);
+                catch_ups.push(CatchUp { is_by_checkpoint, ..CatchUp::new(one) });
                 catch_ups.len() - 1
             });
             is_unfinished |= self.advance_catch_up(&mut catch_ups[at], one, turn, (ordinal, &mut *issue))?;
         }
         (self.lacking, self.catch_ups) = (lacking, catch_ups);
         Ok(is_unfinished)
+    }
+
+    /// Whether what happened since is much longer than what has come of it: most messages that came are gone again.
+    fn is_better_helped_by_checkpoint(&self, one: &Lacking) -> bool {
+        let log_bytes = weigh(&self.trail, one.next, self.replica.base().0);
+        let messages = self.engine.messages_count();
+        let moved_bytes = self.engine.stored_bytes() + messages * CHECKPOINT_BYTES_PER_MESSAGE;
+        // For less than what is kept in memory anyway it is not worth beginning.
+        self.entries_bytes_max + CHECKPOINT_WORTH * moved_bytes < log_bytes
+    }
+
+    /// Who should be brought a checkpoint though the log has what it lacks.
+    pub(crate) fn checkpoint_preferred(&self) -> Option<u64> {
+        self.catch_ups.iter().find(|catch_up| catch_up.is_by_checkpoint).map(|catch_up| catch_up.to)
+    }
+
+    /// It came to nothing: there is the log still.
+    pub(crate) fn prefer_log(&mut self, to: u64) {
+        let of_it = self.catch_ups.iter_mut().filter(|catch_up| catch_up.to == to);
+        of_it.for_each(|catch_up| catch_up.is_by_checkpoint = false);
     }
 
     fn advance_catch_up(
@@ -292,7 +332,7 @@ impl Group {
         (ordinal, issue): (usize, &mut Vec<ReadWindow>),
     ) -> Result<bool, Failure> {
         let up = turn.peers.up(node_of(one.id)).filter(|up| up.replica == one.id);
-        let Some(up) = up else { return Ok(false) };
+        let Some(up) = up.filter(|_| !catch_up.is_by_checkpoint) else { return Ok(false) };
         catch_up.follow(one);
         let base = self.replica.base().0;
         let window_bytes = turn.pace.window_bytes();

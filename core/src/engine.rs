@@ -194,6 +194,11 @@ impl Engine {
         self.messages
     }
 
+    /// What all messages take in the log, heads included; looks at every queue.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.queues.iter().map(|queue| queue.totals.live_stored_bytes).sum()
+    }
+
     /// Heap bytes that the places of all messages take.
     pub fn index_bytes(&self) -> usize {
         let levels = self.queues.iter().flat_map(|queue| queue.levels());

@@ -107,6 +107,8 @@ pub(crate) struct Group {
     pub(crate) reads: Reads,
     /// The membership has changed since it was last looked at.
     pub(crate) has_new_book: bool,
+    /// Of entries kept in memory.
+    pub(crate) entries_bytes_max: u64,
     /// Entries on their way from the log to peers, on a leader.
     pub(crate) catch_ups: Vec<CatchUp>,
     /// In the life of this process.
@@ -182,6 +184,7 @@ impl Group {
             engine: start.engine,
             replica,
             shard: options.identity.shard,
+            entries_bytes_max: options.limits.entries_bytes_max.0,
             book: start.book,
             preferred,
             batch: Batch::new(),

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The engine may ask for what can be read back only in order to send it, and is told to wait: the caller reads it, and
-//! has it sent while it is at hand (`read_back`).
+//! has it sent while it is at hand (`read_back`). While a checkpoint is on offer it is told that these entries are gone, so
+//! that it looks for the checkpoint.
 
 use std::collections::VecDeque;
 
@@ -217,7 +218,13 @@ impl Storage for Log {
             // Whatever else it asks for is not applied, and in memory.
             assert!(context.can_async(), "entry {low} is only wanted to be sent");
             if self.read_back.first().is_none_or(|first| first.index != low) {
-                return Err(StorageError::LogTemporarilyUnavailable.into());
+                let is_offered = self.offer.is_some();
+                let why = if is_offered {
+                    StorageError::Compacted
+                } else {
+                    StorageError::LogTemporarilyUnavailable
+                };
+                return Err(why.into());
             }
             // An address in memory, as all of these.
             let wanted = self.read_back.len().min((high - low) as usize);

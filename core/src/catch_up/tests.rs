@@ -172,3 +172,13 @@ fn only_the_entry_that_is_meant_proves_itself() {
     harmed[RECORD_HEADER_BYTES + 3] ^= 1;
     assert!(proof.entry(&Bytes::from(harmed)).is_none());
 }
+
+#[test]
+fn a_log_is_weighed_by_some_of_its_entries() {
+    let places: Vec<_> = (0..300_u64).map(|at| (1 + at / 100, 4096 * (1 + at % 100), 1000)).collect();
+    let trail = trail(&places);
+    let one = ringmain_wal::record_bytes(1000);
+    assert_eq!(weigh(&trail, Index(1), Index(300)), 300 * one);
+    assert_eq!(weigh(&trail, Index(299), Index(300)), 2 * one);
+    assert_eq!(weigh(&trail, Index(301), Index(300)), 0);
+}

@@ -176,6 +176,7 @@ impl Group {
         if let Some(source) = self.source.take() {
             self.replica.withdraw_checkpoint(source.to());
             self.replica.hold_log(None);
+            self.prefer_log(source.to());
         }
     }
 
@@ -214,7 +215,7 @@ impl Group {
         if !self.is_leader() {
             return;
         }
-        let wanted = self.replica.checkpoint_wanted();
+        let wanted = self.replica.checkpoint_wanted().or(self.checkpoint_preferred());
         let Some(to) = wanted.filter(|to| turn.peers.up(node_of(*to)).is_some()) else { return };
         let image = self.engine.checkpoint();
         let conf_state = self.replica.conf_state();
