@@ -11,6 +11,9 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+#[cfg(test)]
+pub(crate) use limits::STRANGERS_MAX;
+pub(crate) use limits::{CUT_MAX, DIALS_MAX, PEERS_MAX};
 pub use limits::{Limits, MESSAGE_BYTES_MAX_MOST};
 pub(crate) use nodes::host_is_plain;
 pub use nodes::{Advertised, NODES_MAX};

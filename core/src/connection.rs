@@ -4,8 +4,12 @@
 //! Invariant: outgoing + handed ≤ OUTGOING_BYTES_MAX + one frame, because a connection above the
 //! limit is neither read from nor delivered to. A peer is always read from, or two of them could wait for each other;
 //! what is kept for it is bounded by whoever sends.
+//!
+//! Every connection has a seat, and so does whoever comes: among too many, one goes whose end costs least. Clients are
+//! counted when they say hello, so that a peer, which nobody can tell before it has spoken, gets as far as that.
+//! Invariant: clients ≤ connections_max, peers ≤ PEERS_MAX and dials; so with more connections than seats some are neither.
 
-use crate::config::Limits;
+use crate::config::{Limits, PEERS_MAX};
 use crate::outgoing::Outgoing;
 use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,6 +34,8 @@ pub(crate) enum Stage {
     Peer,
     /// Told why and about to be closed; nothing more is read.
     Closing,
+    /// Its seat is somebody else's: it ends at once, whatever it has not heard.
+    Cut,
 }
 
 pub(crate) struct Connection {
@@ -139,6 +145,11 @@ impl Connection {
         }
     }
 
+    /// Nothing more is said or heard.
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(self.stage, Stage::Closing | Stage::Cut)
+    }
+
     pub(crate) fn is_choked(&self) -> bool {
         self.is_choked_with(0)
     }
@@ -156,8 +167,18 @@ pub(crate) struct Connections {
     /// From a frame's first byte to its last.
     frame_ns: u64,
 
+    clients_max: usize,
+    /// Of all stages but `Cut`.
+    seats_max: usize,
+
     open: BTreeMap<ConnectionId, Connection>,
     deadlines: BTreeSet<(Time, ConnectionId)>,
+    /// Those that await a hello, and those that are closing. Ids rise: the first has been here longest.
+    strangers: BTreeSet<ConnectionId>,
+    closing: BTreeSet<ConnectionId>,
+    /// Of `open`, by stage. Invariant: clients ≤ clients_max.
+    clients: usize,
+    peers: usize,
 }
 
 impl Connections {
@@ -165,8 +186,14 @@ impl Connections {
         Self {
             hello_ns: limits.hello_timeout.0.as_nanos() as u64,
             frame_ns: limits.frame_timeout.0.as_nanos() as u64,
+            clients_max: limits.connections_max as usize,
+            seats_max: limits.seats_max() as usize,
             open: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            strangers: BTreeSet::new(),
+            closing: BTreeSet::new(),
+            clients: 0,
+            peers: 0,
         }
     }
 
@@ -190,10 +217,12 @@ impl Connections {
         );
         assert!(previous.is_none(), "connection ids are never reused");
         self.deadlines.insert((deadline, id));
+        self.enter(id, Stage::AwaitingHello);
     }
 
     pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         let connection = self.open.remove(&id)?;
+        self.leave(id, connection.stage);
         if let Some(deadline) = connection.deadline {
             let was_listed = self.deadlines.remove(&(deadline, id));
             assert!(was_listed);
@@ -203,20 +232,93 @@ impl Connections {
 
     /// Its hello was good.
     pub(crate) fn greet(&mut self, id: ConnectionId) {
+        assert!(self.has_room_for_client());
         self.disarm(id);
-        if let Some(connection) = self.open.get_mut(&id) {
-            assert_eq!(connection.stage, Stage::AwaitingHello);
-            connection.stage = Stage::Open;
+        if let Some(before) = self.move_to(id, Stage::Open) {
+            assert_eq!(before, Stage::AwaitingHello);
         }
     }
 
     /// It is a peer's.
     pub(crate) fn greet_peer(&mut self, id: ConnectionId) {
         self.disarm(id);
-        if let Some(connection) = self.open.get_mut(&id) {
-            assert_eq!(connection.stage, Stage::AwaitingHello);
-            connection.stage = Stage::Peer;
+        if let Some(before) = self.move_to(id, Stage::Peer) {
+            assert_eq!(before, Stage::AwaitingHello);
         }
+    }
+
+    /// It is told nothing more. False: it is ending already.
+    pub(crate) fn end(&mut self, id: ConnectionId) -> bool {
+        self.disarm(id);
+        let is_there = self.open.get(&id).is_some_and(|one| !one.is_ending());
+        if is_there {
+            self.move_to(id, Stage::Closing);
+        }
+        is_there
+    }
+
+    /// Of too many connections the one that is to go: one that is ending anyway, or the stranger who has been here longest.
+    pub(crate) fn least_needed(&self) -> Option<ConnectionId> {
+        let seated = self.strangers.len() + self.closing.len() + self.clients + self.peers;
+        let ends_first = self.closing.first().or(self.strangers.first());
+        ends_first.copied().filter(|_| self.seats_max < seated)
+    }
+
+    pub(crate) fn cut(&mut self, id: ConnectionId) {
+        self.disarm(id);
+        self.move_to(id, Stage::Cut);
+    }
+
+    pub(crate) fn has_room_for_client(&self) -> bool {
+        self.clients < self.clients_max
+    }
+
+    /// Whoever calls in the name of more nodes than there can be takes nobody else's seat.
+    pub(crate) fn has_room_for_peer(&self) -> bool {
+        self.peers < PEERS_MAX as usize
+    }
+
+    /// Answers the stage before.
+    fn move_to(&mut self, id: ConnectionId, stage: Stage) -> Option<Stage> {
+        let connection = self.open.get_mut(&id)?;
+        let before = std::mem::replace(&mut connection.stage, stage);
+        self.leave(id, before);
+        self.enter(id, stage);
+        Some(before)
+    }
+
+    fn enter(&mut self, id: ConnectionId, stage: Stage) {
+        let is_new = match stage {
+            Stage::AwaitingHello => self.strangers.insert(id),
+            Stage::Closing => self.closing.insert(id),
+            Stage::Open => {
+                self.clients += 1;
+                true
+            }
+            Stage::Peer => {
+                self.peers += 1;
+                true
+            }
+            Stage::Cut => true,
+        };
+        assert!(is_new);
+    }
+
+    fn leave(&mut self, id: ConnectionId, stage: Stage) {
+        let was_there = match stage {
+            Stage::AwaitingHello => self.strangers.remove(&id),
+            Stage::Closing => self.closing.remove(&id),
+            Stage::Open => {
+                self.clients -= 1;
+                true
+            }
+            Stage::Peer => {
+                self.peers -= 1;
+                true
+            }
+            Stage::Cut => true,
+        };
+        assert!(was_there);
     }
 
     pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
@@ -225,10 +327,6 @@ impl Connections {
 
     pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         self.open.get_mut(&id)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.open.len()
     }
 
     /// The frame under way must be complete by the deadline; the first call of a frame counts.
@@ -270,11 +368,26 @@ impl Connections {
     pub(crate) fn check(&self) {
         let owing = self.open.values().filter(|connection| connection.deadline.is_some()).count();
         assert_eq!(owing, self.deadlines.len());
-        for connection in self.open.values() {
-            if connection.stage == Stage::AwaitingHello {
-                assert!(connection.deadline.is_some());
+        let mut counts = [0; 4];
+        for (id, connection) in &self.open {
+            match connection.stage {
+                Stage::AwaitingHello => {
+                    assert!(connection.deadline.is_some());
+                    assert!(self.strangers.contains(id));
+                    counts[0] += 1;
+                }
+                Stage::Closing => {
+                    assert!(self.closing.contains(id));
+                    counts[1] += 1;
+                }
+                Stage::Open => counts[2] += 1,
+                Stage::Peer => counts[3] += 1,
+                Stage::Cut => assert!(connection.deadline.is_none()),
             }
         }
+        assert_eq!(counts, [self.strangers.len(), self.closing.len(), self.clients, self.peers]);
+        assert!(self.clients <= self.clients_max);
+        assert!(self.least_needed().is_none());
     }
 }
 

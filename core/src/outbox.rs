@@ -21,6 +21,8 @@ pub(crate) struct Outbox {
     pub(crate) dirty: Vec<ConnectionId>,
     /// Connections to be closed once their bytes are sent, each once.
     pub(crate) closing: Vec<ConnectionId>,
+    /// Connections to be closed at once, each once.
+    pub(crate) cut: Vec<ConnectionId>,
     /// Peers with words that may wait, each once, and how many ticks these have left.
     waiting: Vec<(ConnectionId, usize)>,
 }
@@ -30,12 +32,8 @@ const WAIT_TICKS: usize = HEARTBEAT_TICKS + 1;
 
 impl Outbox {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self {
-            connections: Connections::new(limits),
-            dirty: Vec::new(),
-            closing: Vec::new(),
-            waiting: Vec::new(),
-        }
+        let connections = Connections::new(limits);
+        Self { connections, dirty: Vec::new(), closing: Vec::new(), cut: Vec::new(), waiting: Vec::new() }
     }
 
     /// Appends one frame without a body; a connection that is gone gets nothing.
@@ -48,7 +46,7 @@ impl Outbox {
     /// Where frames for this connection are appended; `None` if it is gone or going.
     pub(crate) fn outgoing(&mut self, to: ConnectionId) -> Option<&mut Vec<u8>> {
         let connection = self.connections.get_mut(to)?;
-        if connection.stage == Stage::Closing {
+        if connection.is_ending() {
             return None;
         }
         if !connection.dirty {
@@ -135,11 +133,17 @@ impl Outbox {
 
     /// Closes without a word: whoever is there will notice.
     pub(crate) fn drop_connection(&mut self, id: ConnectionId) {
-        self.connections.disarm(id);
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        if connection.stage != Stage::Closing {
-            connection.stage = Stage::Closing;
+        if self.connections.end(id) {
             self.closing.push(id);
+        }
+    }
+
+    /// Gives whoever has just come a seat, if need be that of somebody else, who is told so if there is time.
+    pub(crate) fn make_seat(&mut self) {
+        while let Some(id) = self.connections.least_needed() {
+            self.send(id, 0, &Closing { code: Code::TooMany as u16, detail: "others wait for this seat" });
+            self.connections.cut(id);
+            self.cut.push(id);
         }
     }
 

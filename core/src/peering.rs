@@ -290,6 +290,7 @@ impl Shard {
             return;
         };
         self.outbox.connections.insert(id, now);
+        self.outbox.make_seat();
         if !self.peers.dialled((node, lane), id, now) || self.is_stopping {
             self.outbox.drop_connection(id);
             return;
@@ -345,6 +346,11 @@ impl Shard {
             } else {
                 self.outbox.refuse_peer(id, code, &detail);
             }
+            return;
+        }
+        if !self.outbox.connections.has_room_for_peer() {
+            let detail = "this shard has as many peers as there can be";
+            self.outbox.refuse_peer(id, PeerCode::Busy, detail);
             return;
         }
         if is_bulk {

@@ -120,6 +120,11 @@ impl Shard {
             self.outbox.close(asked.connection, Code::WrongCluster, &detail);
             return Flow::Done;
         }
+        if !self.outbox.connections.has_room_for_client() {
+            let detail = "this shard has as many clients as it may";
+            self.outbox.close(asked.connection, Code::TooMany, detail);
+            return Flow::Done;
+        }
         self.outbox.connections.greet(asked.connection);
         let welcome = Welcome {
             protocol: protocol::PROTOCOL,

@@ -25,6 +25,7 @@ mod panic;
 mod signal;
 
 use crate::boot::Replay;
+use crate::config::CUT_MAX;
 use crate::connection::ConnectionId;
 use crate::failure::Failure;
 use crate::identity::Spared;
@@ -56,9 +57,6 @@ const SPIN_TICK: Duration = Duration::from_micros(20);
 const RETRY_SEGMENTS_AFTER: Duration = Duration::from_secs(1);
 /// Different things said, after which what was said is forgotten.
 const NOTICES_MAX: usize = 64;
-
-/// Connections that are being told that there is no room for them. Whoever comes then waits in the kernel.
-pub(crate) const REFUSALS_MAX: usize = 16;
 
 /// Everything one shard's thread needs to begin.
 pub(crate) struct Launch {
@@ -151,7 +149,8 @@ pub(crate) struct Host {
     clock: Clock,
 
     links: RefCell<BTreeMap<ConnectionId, Rc<Link>>>,
-    connections_max: usize,
+    /// Of accepted connections; what is dialled comes on top.
+    seats_max: usize,
     seats: Rc<Seats>,
     connection_next: Cell<u64>,
     /// Durable writes under way, and the news that one is done.
@@ -252,7 +251,7 @@ async fn open(
     news: flume::Sender<News>,
 ) -> Result<(Rc<Host>, Acceptor), Failure> {
     let disk = Disk::open(&directory, options.log.clone()).await?;
-    let connections_max = options.limits.connections_max as usize;
+    let seats_max = (options.limits.seats_max() + CUT_MAX) as usize;
     let mut replay = Replay::new(options);
     let mut outcome = Ok(());
     let recovered = disk
@@ -272,7 +271,7 @@ async fn open(
         disk,
         clock: Clock::new(),
         links: RefCell::default(),
-        connections_max,
+        seats_max,
         seats: Rc::default(),
         connection_next: Cell::new(1),
         writes: Cell::new(0),
@@ -298,10 +297,9 @@ async fn open(
 }
 
 async fn accept(host: Rc<Host>, acceptor: Acceptor) {
-    // Those beyond the limit are told so; but only so many at a time, for each of them takes a descriptor too.
-    let seats_max = host.connections_max + REFUSALS_MAX;
     loop {
-        while host.seats.taken.get() >= seats_max {
+        // The shard has seats for all of them but those that it has cut, which are about to go.
+        while host.seats.taken.get() >= host.seats_max {
             host.seats.freed.wait().await;
         }
         match acceptor.accept().await {
@@ -484,6 +482,9 @@ impl Host {
         }
         for id in output.closes.drain(..) {
             self.with_link(id, |link| link.close(self));
+        }
+        for id in output.cuts.drain(..) {
+            self.with_link(id, |link| link.break_off());
         }
         self.is_unfinished.set(output.is_unfinished);
         if output.is_stopped {

@@ -187,6 +187,8 @@ pub struct Output {
     pub resumes: Vec<ConnectionId>,
     /// Close these once their bytes are sent.
     pub closes: Vec<ConnectionId>,
+    /// Close these at once, behind `sends`: others wait for their seats.
+    pub cuts: Vec<ConnectionId>,
     pub reads: Vec<ReadWindow>,
     pub segments: Vec<PrepareSegment>,
     pub superblock: Option<Superblock>,
@@ -211,18 +213,16 @@ impl Output {
         self.sends.clear();
         self.resumes.clear();
         self.closes.clear();
+        self.cuts.clear();
         self.reads.clear();
         self.segments.clear();
         self.dials.clear();
         self.notices.clear();
-        let (sends, resumes, closes) = (
-            std::mem::take(&mut self.sends),
-            std::mem::take(&mut self.resumes),
-            std::mem::take(&mut self.closes),
-        );
+        let (sends, resumes) = (std::mem::take(&mut self.sends), std::mem::take(&mut self.resumes));
+        let (closes, cuts) = (std::mem::take(&mut self.closes), std::mem::take(&mut self.cuts));
         let (reads, segments) = (std::mem::take(&mut self.reads), std::mem::take(&mut self.segments));
         let dials = std::mem::take(&mut self.dials);
-        *self = Self { sends, resumes, closes, reads, segments, dials, ..Self::default() };
+        *self = Self { sends, resumes, closes, cuts, reads, segments, dials, ..Self::default() };
     }
 }
 
@@ -435,10 +435,9 @@ impl Shard {
 
     fn on_opened(&mut self, now: Time, connection: ConnectionId) {
         self.outbox.connections.insert(connection, now);
+        self.outbox.make_seat();
         if self.is_stopping {
             self.outbox.close(connection, Code::ShuttingDown, "this node is shutting down");
-        } else if (self.options.limits.connections_max as usize) < self.outbox.connections.len() {
-            self.outbox.close(connection, Code::TooMany, "this shard has as many connections as it may");
         }
     }
 
@@ -452,7 +451,7 @@ impl Shard {
                 Stage::AwaitingHello => frame::HELLO_BYTES_MAX,
                 Stage::Open => self.options.limits.frame_bytes_max(),
                 Stage::Peer => PEER_FRAME_BYTES_MAX,
-                Stage::Closing => {
+                Stage::Closing | Stage::Cut => {
                     output.consumed = bytes.len();
                     return;
                 }
@@ -724,6 +723,7 @@ impl Shard {
     fn finish_turn(&mut self, output: &mut Output) {
         output.sends.append(&mut self.outbox.dirty);
         output.closes.append(&mut self.outbox.closing);
+        output.cuts.append(&mut self.outbox.cut);
         // Only when there is more room than when they were paused: asking again in vain would never end.
         if std::mem::take(&mut self.has_new_room) {
             let connections = &mut self.outbox.connections;

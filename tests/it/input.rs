@@ -292,13 +292,13 @@ fn a_crowd_leaves_the_log_its_descriptors() {
     let refused = Setup { wrapper: limited("100"), ..setup.clone() }.start().unwrap_err();
     assert_eq!(refused.code, Some(1));
     assert!(
-        refused.stderr.contains("RLIMIT_NOFILE is 100, and 1 shards need at least 224"),
+        refused.stderr.contains("RLIMIT_NOFILE is 100, and 1 shards need at least 330"),
         "{}",
         refused.stderr
     );
 
-    let mut node = Setup { wrapper: limited("300"), ..setup }.start().unwrap();
-    assert!(node.stderr().contains("each shard takes 92 connections instead of 4096"), "{}", node.stderr());
+    let mut node = Setup { wrapper: limited("400"), ..setup }.start().unwrap();
+    assert!(node.stderr().contains("each shard takes 86 clients instead of 4096"), "{}", node.stderr());
     let sockets = node.sockets();
     let client = Client::builder().connect(&node.connect()).unwrap();
     client.create_queue("q", &QueueSettings::default()).unwrap();
@@ -311,7 +311,7 @@ fn a_crowd_leaves_the_log_its_descriptors() {
     for _ in 0..100 {
         producer.publish(&Message::new(&payload), PATIENCE).unwrap();
     }
-    assert!(node.descriptors() < 300);
+    assert!(node.descriptors() < 400);
     drop(crowd);
     wait_for("there is room again", || {
         let mut raw = Raw::connect(&node.addresses[0]);

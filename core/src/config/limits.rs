@@ -1,8 +1,10 @@
 //! Every bound of one shard of the broker, each with the sum that derives it. What is per shard says so: a node has
 //! `shards` times as much.
 
+use ringmain_net::peer::Lane;
 use serde::Deserialize;
 
+use super::nodes::NODES_MAX;
 use super::quantity::{Bytes, Period};
 
 /// The page of the log: the unit of every write and read of the disk.
@@ -20,13 +22,27 @@ const ENTRIES_PER_SEGMENT_LEAST: u64 = 2;
 /// An offset in a segment fits 32 bits with room to spare.
 const SEGMENT_BYTES_MOST: u64 = 1 << 30;
 
+const LANES: u32 = Lane::Bulk as u32 + 1;
+/// Connections to peers that one shard dials at a time: one in each lane to each of 7 nodes.
+pub(crate) const DIALS_MAX: u32 = NODES_MAX as u32 * LANES;
+/// Connections of one shard with its peers: dialled here, and dialled there: 2 × 14.
+pub(crate) const PEERS_MAX: u32 = 2 * DIALS_MAX;
+/// Connections of one shard that have not said who they are, or are hearing why they end, when every other seat is taken.
+/// Then whoever comes takes the seat of the oldest of them. A flood passes through these seats in turn, a batch of
+/// `CUT_MAX` at a time, and a hello that comes with its connection is read long before it is its turn.
+pub(crate) const STRANGERS_MAX: u32 = 64;
+/// Connections of one shard whose seat is taken from them and whose descriptor is not closed yet. Whoever comes then waits
+/// in the kernel, for no longer than it takes to close one.
+pub(crate) const CUT_MAX: u32 = 16;
+
 /// The bounds of one shard. `Limits::default()` is what a node without a `[limits]` section uses.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Key, headers and payload of one message.
     pub message_bytes_max: Bytes,
-    /// Connections of one shard. Each holds a receive buffer of 16 KiB at rest: 4096 × 16 KiB = 64 MiB.
+    /// Clients of one shard. Each holds a receive buffer of 16 KiB at rest: 4096 × 16 KiB = 64 MiB. Peers have seats of
+    /// their own, which no crowd of clients or strangers takes.
     pub connections_max: u32,
     /// Messages of one shard, ready and in flight: 16,777,216 × 64 B = 1 GiB beside the payloads.
     pub messages_max: u64,
@@ -78,6 +94,11 @@ impl Limits {
     pub fn frame_bytes_max(&self) -> u32 {
         let bytes = FRAME_BYTES_MAX_LEAST.max(self.message_bytes_max.0 + FRAME_OVERHEAD_BYTES);
         u32::try_from(bytes).expect("a message is at most 16 MiB, which `refusal` has checked")
+    }
+
+    /// Connections of one shard, whoever is at the other end.
+    pub(crate) fn seats_max(&self) -> u32 {
+        self.connections_max + PEERS_MAX + STRANGERS_MAX
     }
 
     /// The longest entry. A frame is stored wholly or not at all, so an entry has room for one.

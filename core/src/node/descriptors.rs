@@ -1,23 +1,22 @@
 //! The process's file descriptors, divided between connections and the log before either needs them: a crowd of
 //! connections must not take the one with which the next segment is opened.
 
-use crate::config::Config;
+use crate::config::{CUT_MAX, Config, DIALS_MAX, Limits};
 use crate::failure::Failure;
-use crate::runtime::REFUSALS_MAX;
 use std::io;
 
 /// Of the process: its standard streams, the lock, what libraries open for a moment.
 const OF_NODE: u64 = 32;
 /// Of each shard: 128 segments kept open, one being made, the superblock, the listener, the rings and their timers.
-const OF_SHARD: u64 = 128 + 32 + REFUSALS_MAX as u64;
+const OF_SHARD: u64 = 128 + 32;
 /// With fewer connections a shard serves nobody.
-const CONNECTIONS_LEAST: u64 = 16;
+const CONNECTIONS_LEAST: u32 = 16;
 
-/// How many connections each shard may have: as configured, or as many as there are descriptors for.
+/// How many clients each shard may have: as configured, or as many as there are descriptors for.
 pub(super) fn connections_max(config: &Config, shards: u32) -> Result<u32, Failure> {
     let configured = config.limits.connections_max;
-    let least = needed(shards, CONNECTIONS_LEAST.min(configured.into()));
-    let wanted = needed(shards, configured.into());
+    let least = needed(shards, CONNECTIONS_LEAST.min(configured));
+    let wanted = needed(shards, configured);
     let system = |source| Failure::System { doing: "asking for file descriptors (RLIMIT_NOFILE)", source };
     let found = raise(wanted).map_err(system)?;
     if found < least {
@@ -30,7 +29,7 @@ pub(super) fn connections_max(config: &Config, shards: u32) -> Result<u32, Failu
     if found < wanted {
         let fitting = (found - needed(shards, 0)) / u64::from(shards);
         eprintln!(
-            "each shard takes {fitting} connections instead of {configured}: RLIMIT_NOFILE is {found}, and {wanted} \
+            "each shard takes {fitting} clients instead of {configured}: RLIMIT_NOFILE is {found}, and {wanted} \
              file descriptors are wanted"
         );
         return Ok(fitting as u32);
@@ -38,8 +37,11 @@ pub(super) fn connections_max(config: &Config, shards: u32) -> Result<u32, Failu
     Ok(configured)
 }
 
-fn needed(shards: u32, connections: u64) -> u64 {
-    OF_NODE + u64::from(shards) * (OF_SHARD + connections)
+/// With so many clients a shard. Those whose connection is being cut or dialled have a descriptor and no seat.
+fn needed(shards: u32, connections_max: u32) -> u64 {
+    let limits = Limits { connections_max, ..Limits::default() };
+    let connections = limits.seats_max() + CUT_MAX + DIALS_MAX;
+    OF_NODE + u64::from(shards) * (OF_SHARD + u64::from(connections))
 }
 
 /// Raises the soft limit as far as is wanted and the hard one allows; answers what it is then.
@@ -67,7 +69,7 @@ mod tests {
 
     #[test]
     fn descriptors_of_the_log_are_never_given_to_connections() {
-        assert_eq!(needed(2, 0), 32 + 2 * 176);
+        assert_eq!(needed(2, 0), 32 + 2 * (160 + 28 + 64 + 16 + 14));
         assert_eq!(needed(2, 100), needed(2, 0) + 200);
         let found = raise(64).unwrap();
         assert!(found >= 64);

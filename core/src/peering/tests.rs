@@ -3,7 +3,7 @@
 use super::*;
 use crate::boot::Replay;
 use crate::checkpoint::PART_BYTES_MAX;
-use crate::config::Limits;
+use crate::config::{Limits, PEERS_MAX, STRANGERS_MAX};
 use crate::engine::tests::world as engine;
 use crate::engine::{Admission, EngineOptions};
 use crate::member::encode_membership;
@@ -13,9 +13,10 @@ use ringmain_net::frame::{encode, split};
 use ringmain_net::peer::{
     PEER_FRAME_BYTES_MAX, TransferAborted, TransferAck, TransferBegin, TransferPart, TransferPayloads,
 };
-use ringmain_net::protocol::Words;
+use ringmain_net::protocol::{Code, Hello, PROTOCOL, Reply, Words};
 use ringmain_wal::{Identity, LogOptions, Recovery};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 const CLUSTER: u64 = 7;
 const MESSAGES: ConnectionId = ConnectionId(1);
@@ -29,6 +30,7 @@ struct World {
     now: Time,
     said: BTreeMap<ConnectionId, Vec<u8>>,
     closed: Vec<ConnectionId>,
+    cut: Vec<ConnectionId>,
 }
 
 fn hello(lane: u8) -> PeerHello<'static> {
@@ -65,16 +67,20 @@ fn aborted() -> TransferAborted<'static> {
 
 impl World {
     fn new() -> Self {
+        Self::with(&[1, 2], Limits::default())
+    }
+
+    fn with(founders: &[u32], limits: Limits) -> Self {
         let identity = Identity { cluster: CLUSTER, node: 1, shard: 0, incarnation: 1 };
         let address = Address { host: "localhost".to_owned(), port: 7411 };
         let member = |node| Member { node, incarnation: 1, address: address.clone() };
         let options = ShardOptions {
             identity,
             log: LogOptions { segment_bytes: 4 << 20, ..LogOptions::new(identity) },
-            limits: Limits::default(),
+            limits,
             groups: vec![GroupId(0)],
             addresses: vec![address.clone()],
-            founders: vec![member(1), member(2)],
+            founders: founders.iter().map(|node| member(*node)).collect(),
             layout: None,
             seed: 1,
         };
@@ -82,7 +88,7 @@ impl World {
         assert!(recovery.poll_read().is_none());
         let shard = Replay::new(options).finish(recovery.finish().unwrap()).unwrap();
         let (now, said) = (Time(1_000_000_000), BTreeMap::new());
-        Self { shard, output: Output::default(), now, said, closed: Vec::new() }
+        Self { shard, output: Output::default(), now, said, closed: Vec::new(), cut: Vec::new() }
     }
 
     /// Node 2 has said who it is, over both.
@@ -104,6 +110,7 @@ impl World {
                 outgoing.pieces().for_each(|piece| said.extend_from_slice(piece));
             }
             self.closed.append(&mut self.output.closes);
+            self.cut.append(&mut self.output.cuts);
             self.output.clear();
         }
         self.shard.check();
@@ -145,6 +152,40 @@ impl World {
         });
         assert_eq!(refusal.is_some(), self.closed.contains(&id), "whoever is refused is told why");
         refusal
+    }
+
+    /// Says hello as a client, over a new connection. Answers how it is refused.
+    fn greet(&mut self, id: ConnectionId) -> Option<Code> {
+        self.step(Input::Opened { connection: id });
+        let mut bytes = Vec::new();
+        encode(&mut bytes, 1, &Hello { protocol: PROTOCOL, cluster: 0, agent: "test" }, &[]);
+        self.step(Input::Received { connection: id, bytes: &bytes });
+        self.reply(id)
+    }
+
+    /// How a client is refused with what was said to it last.
+    fn reply(&mut self, id: ConnectionId) -> Option<Code> {
+        let said = self.said.remove(&id).expect("it is told something");
+        match Reply::decode(&split(&said, PEER_FRAME_BYTES_MAX).unwrap().unwrap()).unwrap() {
+            Reply::Welcome(_) => None,
+            Reply::Closing(closing) => Some(closing.code()),
+            reply => panic!("{reply:?}"),
+        }
+    }
+
+    /// So many strangers come and begin a frame, which is no word yet.
+    fn flood(&mut self, ids: Range<u64>) {
+        for connection in ids.map(ConnectionId) {
+            self.step(Input::Opened { connection });
+            self.step(Input::Received { connection, bytes: &[50, 0, 0] });
+        }
+    }
+
+    /// Those that were cut are gone. Answers who that was.
+    fn bury(&mut self) -> Vec<ConnectionId> {
+        let cut = std::mem::take(&mut self.cut);
+        cut.iter().for_each(|id| self.step(Input::Closed { connection: *id }));
+        cut
     }
 
     /// Shows what was said over this connection since.
@@ -308,4 +349,70 @@ fn messages_that_find_no_room_in_the_log_wait_for_it() {
     world.write();
     assert_eq!(world.acknowledged(), 2);
     assert!(world.shard.groups[0].target.is_some());
+}
+
+#[test]
+fn clients_take_no_seat_of_a_peer() {
+    let mut world = World::with(&[1, 2], Limits { connections_max: 2, ..Limits::default() });
+    let [first, second, third] = [10, 11, 12].map(ConnectionId);
+    assert_eq!((world.greet(first), world.greet(second)), (None, None));
+    assert_eq!(world.greet(third), Some(Code::TooMany));
+    assert_eq!(world.call(MESSAGES, &hello(0)), None);
+    assert_eq!(world.call(BULK, &hello(1)), None);
+    assert!(world.is_up());
+    // What a peer takes is none of a client's, and what a client leaves is another one's.
+    world.step(Input::Closed { connection: first });
+    assert_eq!(world.greet(ConnectionId(13)), None);
+    assert_eq!(world.greet(ConnectionId(14)), Some(Code::TooMany));
+}
+
+#[test]
+fn a_flood_of_strangers_passes_by_and_clients_and_peers_stay() {
+    let limits = Limits { connections_max: 2, ..Limits::default() };
+    let seats = u64::from(limits.seats_max());
+    let mut world = World::with(&[1, 2], limits);
+    let client = ConnectionId(10);
+    assert_eq!(world.greet(client), None);
+    world.flood(100..100 + seats - 1);
+    assert!(world.cut.is_empty(), "there is a seat for each of them");
+    world.flood(1_000..1_010);
+    assert_eq!(world.bury(), (100..110).map(ConnectionId).collect::<Vec<_>>());
+    assert_eq!(world.reply(ConnectionId(100)), Some(Code::TooMany));
+
+    // Others come between the call of node 2 and its first word.
+    let messages = ConnectionId(2_000);
+    world.step(Input::Opened { connection: messages });
+    world.flood(2_001..2_001 + u64::from(STRANGERS_MAX) - 1);
+    assert_eq!(world.say(messages, &hello(0)), None);
+    world.flood(3_000..3_000 + 3 * seats);
+    assert!(world.shard.peers.up(2).is_some_and(|up| up.connection == messages));
+    let cut = world.bury();
+    assert!(!cut.contains(&messages));
+    assert!(!cut.contains(&client));
+}
+
+#[test]
+fn whoever_ends_anyway_is_cut_before_a_stranger() {
+    let limits = Limits { connections_max: 2, ..Limits::default() };
+    let seats = u64::from(limits.seats_max());
+    let mut world = World::with(&[1, 2], limits);
+    world.flood(100..100 + seats);
+    let refused = ConnectionId(100 + seats - 1);
+    world.step(Input::Received { connection: refused, bytes: &[0xff; 64] });
+    assert_eq!(world.closed, [refused]);
+    world.flood(1_000..1_001);
+    assert_eq!(world.bury(), [refused]);
+    world.flood(1_001..1_002);
+    assert_eq!(world.bury(), [ConnectionId(100)]);
+}
+
+#[test]
+fn no_more_peers_are_met_than_there_can_be() {
+    // A node that is no member yet knows nobody, and hears everybody.
+    let mut world = World::with(&[2], Limits::default());
+    for node in 2..PEERS_MAX + 2 {
+        assert_eq!(world.call(ConnectionId(u64::from(node)), &PeerHello { node, ..hello(0) }), None);
+    }
+    let one_more = PeerHello { node: PEERS_MAX + 2, ..hello(0) };
+    assert_eq!(world.call(ConnectionId(1_000), &one_more), Some(PeerCode::Busy));
 }

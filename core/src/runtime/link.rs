@@ -12,6 +12,7 @@ use super::{Host, TaskHandle, sleep, spawn};
 use crate::connection::ConnectionId;
 use crate::outgoing::Outgoing;
 use crate::shard::Input;
+use futures_lite::FutureExt;
 use ringmain_net::socket::{Closer, Connection, Reader, Writer};
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -40,6 +41,8 @@ pub(crate) struct Link {
     unsent: RefCell<Outgoing>,
     is_closing: Cell<bool>,
     is_broken: Cell<bool>,
+    /// Nothing is read any more.
+    over: Signal,
     reader: RefCell<Option<TaskHandle>>,
     /// The descriptor is closed with the last holder of this link.
     _seat: Seat,
@@ -81,6 +84,7 @@ impl Link {
             unsent: RefCell::default(),
             is_closing: Cell::new(false),
             is_broken: Cell::new(false),
+            over: Signal::default(),
             reader: RefCell::default(),
             _seat: Seat::take(&host.seats),
         });
@@ -157,14 +161,15 @@ impl Link {
         }
         let link = self.clone();
         host.device(async move {
-            sleep(LINGER).await;
+            // Not a moment longer than it is there: its seat may be waited for.
+            sleep(LINGER).or(link.over.wait()).await;
             link.closer.close();
         });
     }
 
     /// The connection is gone. The reader sees that too and reports it, unless it waits for room: a client that reads no
     /// answers is not read from either, and nothing else would tell the reader that it has gone.
-    fn break_off(&self) {
+    pub(crate) fn break_off(&self) {
         self.closer.close();
         self.is_broken.set(true);
         self.resumed.raise();
@@ -197,6 +202,7 @@ impl Link {
         }
         drop(buffer);
         host.forget(self.id);
+        self.over.raise();
         self.closer.close();
         host.step(Input::Closed { connection: self.id });
     }
@@ -207,6 +213,7 @@ impl Link {
         if let Some(task) = task {
             task.cancel().await;
         }
+        self.over.raise();
         self.closer.close();
     }
 }

@@ -368,6 +368,8 @@ impl Run {
         self.take_all(node, &sends)?;
         let closes: Vec<_> = output.closes.drain(..).collect();
         closes.into_iter().for_each(|connection| self.close(connection.0, End::is_machine(node)));
+        let cuts: Vec<_> = output.cuts.drain(..).collect();
+        cuts.into_iter().for_each(|connection| self.close(connection.0, End::is_machine(node)));
         if output.is_unfinished {
             self.plan_turn(node);
         }

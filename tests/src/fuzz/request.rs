@@ -175,7 +175,8 @@ impl Host {
             let bytes = outgoing.bytes();
             self.shard.step(self.now, Input::Sent { connection: id, bytes }, &mut self.output);
         }
-        for id in std::mem::take(&mut self.output.closes) {
+        let (closes, cuts) = (&mut self.output.closes, &mut self.output.cuts);
+        for id in closes.drain(..).chain(cuts.drain(..)).collect::<Vec<_>>() {
             self.close(id);
         }
     }

@@ -165,6 +165,8 @@ impl Run {
         sends.into_iter().try_for_each(|connection| self.take(connection.0))?;
         let closes: Vec<_> = output.closes.drain(..).collect();
         closes.into_iter().for_each(|connection| self.close(connection.0));
+        let cuts: Vec<_> = output.cuts.drain(..).collect();
+        cuts.into_iter().for_each(|connection| self.close(connection.0));
         self.hear_flushed()?;
         if output.is_unfinished {
             self.plan_turn();
