@@ -9,6 +9,7 @@ mod input;
 mod peer;
 mod process;
 mod raw;
+mod seats;
 mod space;
 mod tidy;
 

@@ -1,0 +1,131 @@
+//! Crowds at the port of a node of a cluster: whoever fills its seats keeps the other nodes out of none.
+
+use ringmain_client::blocking::Client;
+use ringmain_client::{Message, QueueSettings};
+use ringmain_net::protocol::{Code, Ping, Reply};
+use ringmain_tests::nemesis::Fleet;
+use ringmain_tests::process::{PATIENCE, wait_for};
+use ringmain_tests::rng::Rng;
+
+use crate::process::program;
+use crate::raw::{Raw, encoded, hello};
+
+/// One in each of three groups, of which each node leads one, as long as it is there.
+const QUEUES: [&str; 3] = ["q", "r", "v"];
+/// More than there are seats for all who are no clients.
+const SILENT: usize = 400;
+
+/// Three nodes, of which the first has as many clients as it may, and leads the queue that its client publishes to.
+struct World {
+    fleet: Fleet,
+    client: Client,
+    queue: &'static str,
+    published: u64,
+    crowd: Vec<Raw>,
+}
+
+impl World {
+    fn new(directory: &std::path::Path, seed: u64) -> Self {
+        // Nobody is ended by the time that he has for a hello.
+        let limits = [("connections_max", "20"), ("hello_timeout", "\"1h\"")];
+        let fleet = Fleet::start_with(&program(), directory, 3, &mut Rng::new(seed), &limits);
+        let client = fleet.client();
+        for queue in QUEUES {
+            client.create_queue(queue, &QueueSettings::default()).unwrap();
+        }
+        let queue = wait_for("node 1 leads", || {
+            QUEUES.into_iter().find(|queue| fleet.leader_of(&client, queue) == Some(1))
+        });
+        let mut world = Self { fleet, client, queue, published: 0, crowd: Vec::new() };
+        world.publish();
+        world.fill();
+        world
+    }
+
+    /// Clients of node 1, until there is no seat for another one.
+    fn fill(&mut self) {
+        let address = format!("127.0.0.1:{}", self.fleet.port(1));
+        loop {
+            let mut raw = Raw::connect(&address);
+            raw.say(&encoded(&hello(0), &[]));
+            let is_welcome = raw.next(|reply| match reply {
+                Reply::Welcome(_) => true,
+                Reply::Closing(closing) => {
+                    assert_eq!(Code::from(closing.code), Code::TooMany);
+                    false
+                }
+                reply => panic!("{reply:?}"),
+            });
+            if !is_welcome {
+                break;
+            }
+            self.crowd.push(raw);
+        }
+        assert!((10..=20).contains(&self.crowd.len()), "{} are welcome", self.crowd.len());
+    }
+
+    fn publish(&mut self) {
+        self.client.producer(self.queue).unwrap().publish(&Message::new("x"), PATIENCE).unwrap();
+        self.published += 1;
+    }
+
+    /// Node 2 dies and comes back, and then is needed: without node 3 nodes 1 and 2 are a majority only together.
+    fn restart_second(&mut self) {
+        self.fleet.kill(2);
+        self.publish();
+        self.fleet.restart(2);
+        self.fleet.kill(3);
+        self.publish();
+        self.fleet.restart(3);
+        self.publish();
+    }
+
+    /// The crowd was there all the time; when it has gone, the cluster is seen to be whole.
+    fn end(mut self) {
+        for raw in &mut self.crowd {
+            raw.ask(&Ping, &[]);
+            assert!(raw.next(|reply| matches!(reply, Reply::Pong)));
+        }
+        self.crowd.clear();
+        let connect = self.fleet.connect();
+        wait_for("the cluster is whole", || {
+            let status = program().run(&["cluster", "status", "--connect", &connect]);
+            (status.code == Some(0)).then_some(())
+        });
+        let shown = self.client.show_queue(self.queue).unwrap();
+        assert_eq!((shown.ready, shown.published), (self.published, self.published));
+        self.fleet.check_alive();
+        self.fleet.stop_all();
+    }
+}
+
+#[test]
+fn a_node_full_of_clients_lets_its_peers_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new(directory.path(), 21);
+    world.restart_second();
+    world.end();
+}
+
+#[test]
+fn a_flood_of_silent_and_slow_strangers_lets_peers_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new(directory.path(), 22);
+    let address = format!("127.0.0.1:{}", world.fleet.port(1));
+    let some = encoded(&hello(0), &[])[..20].to_vec();
+    let mut strangers = Vec::new();
+    for at in 0..SILENT {
+        let mut raw = Raw::connect(&address);
+        if at % 2 == 0 {
+            raw.say(&some);
+        }
+        strangers.push(raw);
+    }
+    world.restart_second();
+    let sockets = world.fleet.running_mut(1).unwrap().sockets();
+    assert!(sockets < 200, "{sockets} sockets");
+    // Whoever has said hello stays, and who has not may still be heard.
+    strangers.iter_mut().for_each(|raw| _ = raw.say(&some));
+    drop(strangers);
+    world.end();
+}
