@@ -8,10 +8,11 @@ use crate::engine::tests::world as engine;
 use crate::engine::{Admission, EngineOptions};
 use crate::member::encode_membership;
 use crate::queue::Settings;
-use crate::shard::{Input, ShardOptions};
+use crate::shard::{Address, Input, ShardOptions};
 use ringmain_net::frame::{encode, split};
 use ringmain_net::peer::{
-    PEER_FRAME_BYTES_MAX, TransferAborted, TransferAck, TransferBegin, TransferPart, TransferPayloads,
+    PEER_FRAME_BYTES_MAX, PEER_PROTOCOL, PeerHello, TransferAborted, TransferAck, TransferBegin,
+    TransferPart, TransferPayloads,
 };
 use ringmain_net::protocol::{Code, Hello, PROTOCOL, Reply, Words};
 use ringmain_wal::{Identity, LogOptions, Recovery};
