@@ -35,6 +35,7 @@ mod dispatch;
 mod group;
 pub mod member;
 mod membership;
+mod notice;
 mod outbox;
 pub mod outgoing;
 mod pace;

@@ -16,12 +16,12 @@ use crate::peers::{PEER_UNSENT_MAX, Standing};
 use crate::shard::{Output, Shard};
 use crate::time::Time;
 use bytes::Bytes;
-use greeting::refusal;
 use ringmain_net::frame::Frame;
 use ringmain_net::peer::{
     self, EntryHead, Lane, MessageKind, PeerCode, PeerFrame, Received, ReplicateHead, ReplicateView,
     SnapshotHead,
 };
+use ringmain_net::protocol::Reply;
 use ringmain_replication::{Entry, EntryKind, Index, Kind, Message, Plain, PlainSnapshot, Progress, Term};
 use ringmain_wal::{GroupId, Log, Sequence};
 
@@ -293,7 +293,10 @@ impl Shard {
         let said = match PeerFrame::decode(frame) {
             Ok(said) => said,
             Err(error) => {
-                self.outbox.refuse_peer(id, PeerCode::Malformed, &error.to_string());
+                match (self.peers.at(id), Reply::decode(frame)) {
+                    (Some((node, _)), Ok(Reply::Closing(closing))) => self.on_closing(id, node, &closing),
+                    _ => self.refuse_known(id, PeerCode::Malformed, &error.to_string()),
+                }
                 return;
             }
         };
@@ -319,7 +322,7 @@ impl Shard {
         };
         if !is_said {
             let detail = "a frame that is not for now, or not for this connection";
-            self.outbox.refuse_peer(id, PeerCode::Malformed, detail);
+            self.refuse_known(id, PeerCode::Malformed, detail);
         }
     }
 
@@ -337,7 +340,7 @@ impl Shard {
             PeerFrame::Replicate(view) => self.on_replicate(now, (id, node), view, output),
             // Only the answer to our own hello says that this node was removed: these words name nobody for whom they
             // are, and may have been said to another.
-            PeerFrame::PeerRefused(refused) => output.notices.push(refusal(node, refused)),
+            PeerFrame::PeerRefused(refused) => self.note_refused_by(node, refused),
             PeerFrame::Received(received) => self.on_received_by(now, (id, node), received),
             said => return self.on_transfer(now, (id, node), Lane::Messages, said),
         }
@@ -357,7 +360,7 @@ impl Shard {
         let group = self.options.ordinal(GroupId(head.group)).filter(|_| is_ours && is_theirs);
         let (Some(ordinal), Some(message)) = (group, message(view)) else {
             let detail = "a message from another replica, or for another one";
-            self.outbox.refuse_peer(id, PeerCode::Malformed, detail);
+            self.refuse_known(id, PeerCode::Malformed, detail);
             return;
         };
         let (group, mut turn) = self.group_turn(now, ordinal);
@@ -373,7 +376,7 @@ impl Shard {
         let is_theirs = self.peers.up(node).is_some_and(|up| up.replica == received.from);
         let group = self.options.ordinal(GroupId(received.group)).filter(|_| is_ours && is_theirs);
         let Some(ordinal) = group else {
-            self.outbox.refuse_peer(id, PeerCode::Malformed, "what another replica has, or for another one");
+            self.refuse_known(id, PeerCode::Malformed, "what another replica has, or for another one");
             return;
         };
         let (term, index) = (Term(received.term), Index(received.index));

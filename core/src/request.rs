@@ -38,6 +38,7 @@ pub(crate) enum Flow {
 
 const DISK_FULL: Reason = (Code::DiskFull, "the disk has no room for another log segment");
 const SHUTTING_DOWN: Reason = (Code::ShuttingDown, "this node is shutting down");
+pub(crate) const NO_HELLO: &str = "the first frame must be a hello";
 const NOT_READY: Reason = (Code::Busy, "this shard is not ready yet");
 /// A purge names what it keeps: at most 65,536 runs.
 const KEPT_BYTES_MAX: usize = 1 << 20;
@@ -54,6 +55,9 @@ impl Shard {
         let request = match Request::decode(frame) {
             Ok(request) => request,
             Err(error) => {
+                if !is_open {
+                    self.note_stranger(&error.to_string());
+                }
                 self.outbox.close(id, error.code(), &error.to_string());
                 return Flow::Done;
             }
@@ -65,7 +69,8 @@ impl Shard {
                 Flow::Done
             }
             _ if !is_open => {
-                self.outbox.close(id, Code::Malformed, "the first frame must be a hello");
+                self.note_stranger(NO_HELLO);
+                self.outbox.close(id, Code::Malformed, NO_HELLO);
                 Flow::Done
             }
             Request::Publish(publish) => self.on_publish(now, asked, &publish),
@@ -112,18 +117,16 @@ impl Shard {
         let cluster = self.options.identity.cluster;
         if hello.protocol != protocol::PROTOCOL {
             let detail = format!("protocol {}: this node speaks {}", hello.protocol, protocol::PROTOCOL);
-            self.outbox.close(asked.connection, Code::UnsupportedVersion, &detail);
-            return Flow::Done;
+            return self.refuse_client(asked, hello, Code::UnsupportedVersion, &detail);
         }
         if hello.cluster != 0 && hello.cluster != cluster {
             let detail = format!("cluster {:016x} was expected, this is {cluster:016x}", hello.cluster);
-            self.outbox.close(asked.connection, Code::WrongCluster, &detail);
-            return Flow::Done;
+            return self.refuse_client(asked, hello, Code::WrongCluster, &detail);
         }
         if !self.outbox.connections.has_room_for_client() {
-            let detail = "this shard has as many clients as it may";
-            self.outbox.close(asked.connection, Code::TooMany, detail);
-            return Flow::Done;
+            let most = self.options.limits.connections_max;
+            let detail = format!("this shard has as many clients as it may (connections_max = {most})");
+            return self.refuse_client(asked, hello, Code::TooMany, &detail);
         }
         self.outbox.connections.greet(asked.connection);
         let welcome = Welcome {
@@ -140,6 +143,12 @@ impl Shard {
             shards: self.shard_addresses(),
         };
         self.outbox.send(asked.connection, asked.request, &welcome);
+        Flow::Done
+    }
+
+    fn refuse_client(&mut self, asked: Asked, hello: &Hello<'_>, code: Code, detail: &str) -> Flow {
+        self.note_client(hello.agent, code, detail);
+        self.outbox.close(asked.connection, code, detail);
         Flow::Done
     }
 

@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::formation::{ClusterLayout, State};
 use crate::group::{Group, Turn};
 use crate::member::{Member, replica_id};
+use crate::notice::Notices;
 use crate::outbox::Outbox;
 use crate::outgoing::Outgoing;
 use crate::pace::Pace;
@@ -234,8 +235,9 @@ pub struct Shard {
     pub(crate) outbox: Outbox,
     pub(crate) peers: Peers,
     pub(crate) pace: Pace,
+    pub(crate) notices: Notices,
     /// Of the last input.
-    now: Time,
+    pub(crate) now: Time,
     /// When the groups are told again that time has passed.
     pub(crate) tick_at: Time,
     pub(crate) stall: Stall,
@@ -299,6 +301,7 @@ impl Shard {
             outbox: Outbox::new(&options.limits),
             peers,
             pace: Pace::new(),
+            notices: Notices::default(),
             now: Time(0),
             tick_at: Time(0),
             stall: Stall::default(),
@@ -458,6 +461,7 @@ impl Shard {
             };
             match frame::split(rest, frame_bytes_max) {
                 Err(error) => {
+                    self.note_no_frame(id, &error);
                     self.outbox.close(id, error.code(), &error.to_string());
                     output.consumed = bytes.len();
                     return;
@@ -723,6 +727,7 @@ impl Shard {
     fn finish_turn(&mut self, output: &mut Output) {
         output.sends.append(&mut self.outbox.dirty);
         output.closes.append(&mut self.outbox.closing);
+        output.notices.append(&mut self.notices.due);
         output.cuts.append(&mut self.outbox.cut);
         // Only when there is more room than when they were paused: asking again in vain would never end.
         if std::mem::take(&mut self.has_new_room) {

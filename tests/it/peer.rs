@@ -379,6 +379,22 @@ fn first_words_of_strangers_are_refused_and_disturb_nobody() {
         raw.say(&said);
         assert!(matches!(raw.end(), End::Told(Code::Malformed, _)));
     }
+    let said = world.fleet.running_mut(1).unwrap().stderr();
+    for words in [
+        "node 2 at 127.0.0.1 is refused: wrong cluster: cluster 0000000000000007: this is ",
+        "node 2 at 127.0.0.1 is refused: unsupported version: protocol 99: this node speaks ",
+        "node 2 at 127.0.0.1 is refused: wrong node: node 2 calls node 3: this is 1",
+        "node 1 at 127.0.0.1 is refused: wrong node: node 1 calls node 1: this is 1",
+        "node 2 at 127.0.0.1 is refused: wrong shard: shard 1 calls shard 0",
+        "node 2 at 127.0.0.1 is refused: another number of shards or groups: 1 shards with 5 groups",
+        "node 9 at 127.0.0.1 is refused: busy: node 9 is not a member yet",
+        "node 2 at 127.0.0.1 is refused: another incarnation of the node: node 2 is a member with another",
+        "node 2 at 127.0.0.1 is refused: malformed frame: lane 2",
+        "a stranger is refused: the first frame must be a hello",
+        "a stranger is refused: what he says is nothing that ringmain's nodes and clients say",
+    ] {
+        assert_eq!(said.matches(words).count(), 1, "{words}: {said}");
+    }
     // A node that is not of the cluster yet may ask whether there is one.
     let mut caller = Caller::dial(port);
     caller.say(&encoded(&FormHello(formation()), &[]));
@@ -407,7 +423,7 @@ fn formation() -> Formation {
 }
 
 #[test]
-fn a_peer_of_another_cluster_is_refused_and_says_so() {
+fn a_peer_of_another_cluster_is_refused_and_both_say_so() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut ours = Fleet::start(&program(), ours.path(), 3, &mut Rng::new(10));
     let mut theirs = Fleet::start(&program(), theirs.path(), 2, &mut Rng::new(11));
@@ -424,6 +440,10 @@ fn a_peer_of_another_cluster_is_refused_and_says_so() {
         theirs.links().set((2, 1), Rule::Pass);
         let said = theirs.running_mut(2).unwrap().stderr();
         said.contains("node 1 refuses this one: wrong cluster").then_some(())
+    });
+    wait_for("node 1 of this cluster says so as well", || {
+        let said = ours.running_mut(1).unwrap().stderr();
+        said.contains("node 2 at 127.0.0.1 is refused: wrong cluster: cluster ").then_some(())
     });
     theirs.links().heal();
     for (client, fleet) in clients.iter().zip([&mut ours, &mut theirs]) {

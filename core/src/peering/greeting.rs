@@ -7,10 +7,13 @@ use crate::connection::ConnectionId;
 use crate::failure::Failure;
 use crate::formation;
 use crate::member::{Member, replica_id};
+use crate::notice::printable;
+use crate::request::NO_HELLO;
 use crate::shard::{Address, Output, Shard};
 use crate::time::Time;
 use ringmain_net::frame::Frame;
 use ringmain_net::peer::{Lane, PEER_PROTOCOL, PeerCode, PeerFrame, PeerHello, PeerRefused, PeerWelcome};
+use ringmain_net::protocol::{Closing, Code};
 
 impl Shard {
     pub(super) fn welcome(&self) -> PeerWelcome {
@@ -65,7 +68,10 @@ impl Shard {
         match said {
             PeerFrame::PeerHello(hello) => self.on_peer_hello(now, id, &hello),
             PeerFrame::FormHello(_) => self.on_form_hello(id),
-            _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "the first frame must be a hello"),
+            _ => {
+                self.note_stranger(NO_HELLO);
+                self.outbox.refuse_peer(id, PeerCode::Malformed, NO_HELLO);
+            }
         }
         true
     }
@@ -88,13 +94,13 @@ impl Shard {
                 let detail = "it is being made a member in place of what it was";
                 self.outbox.refuse_peer(id, PeerCode::Busy, detail);
             } else {
-                self.outbox.refuse_peer(id, code, &detail);
+                self.refuse_caller(id, hello, code, &detail);
             }
             return;
         }
         if !self.outbox.connections.has_room_for_peer() {
             let detail = "this shard has as many peers as there can be";
-            self.outbox.refuse_peer(id, PeerCode::Busy, detail);
+            self.refuse_caller(id, hello, PeerCode::Busy, detail);
             return;
         }
         if is_bulk {
@@ -109,6 +115,20 @@ impl Shard {
         }
         let welcome = self.welcome();
         self.outbox.send_urgent(id, &welcome);
+    }
+
+    /// Says so here as well: whoever runs the caller may not be who runs this node. That this one stops is no news.
+    fn refuse_caller(&mut self, id: ConnectionId, hello: &PeerHello<'_>, code: PeerCode, detail: &str) {
+        if !self.is_stopping {
+            self.note_caller((hello.node, hello.host), code, detail);
+        }
+        self.outbox.refuse_peer(id, code, detail);
+    }
+
+    /// Refuses whoever is at the other end of a connection that was called, or welcome.
+    pub(super) fn refuse_known(&mut self, id: ConnectionId, code: PeerCode, detail: &str) {
+        self.note_peer(id, code, detail);
+        self.outbox.refuse_peer(id, code, detail);
     }
 
     /// Somebody whose hello is good has a checkpoint for this node.
@@ -210,9 +230,9 @@ impl Shard {
                     && welcome.shard == identity.shard;
                 if !is_right {
                     let detail = format!("node {node} was called, and node {} answers", welcome.node);
-                    self.outbox.refuse_peer(id, PeerCode::WrongNode, &detail);
+                    self.refuse_known(id, PeerCode::WrongNode, &detail);
                 } else if let Some((code, detail)) = self.stranger_refusal(node, welcome.incarnation) {
-                    self.outbox.refuse_peer(id, code, &detail);
+                    self.refuse_known(id, code, &detail);
                 } else {
                     self.on_welcomed(now, replica_id(node, welcome.incarnation), (id, lane));
                 }
@@ -221,7 +241,7 @@ impl Shard {
                 self.on_refused(node, refused, output);
                 self.outbox.drop_connection(id);
             }
-            _ => self.outbox.refuse_peer(id, PeerCode::Malformed, "a welcome was expected"),
+            _ => self.refuse_known(id, PeerCode::Malformed, "a welcome was expected"),
         }
     }
 
@@ -231,7 +251,7 @@ impl Shard {
             Lane::Bulk => {
                 if !self.peers.bulk_came_up(replica, id) {
                     let detail = "another incarnation than at the connection for messages";
-                    self.outbox.refuse_peer(id, PeerCode::Incarnation, detail);
+                    self.refuse_known(id, PeerCode::Incarnation, detail);
                 }
             }
         }
@@ -240,15 +260,23 @@ impl Shard {
     /// The answer to our hello was no.
     pub(super) fn on_refused(&mut self, node: u32, refused: &PeerRefused<'_>, output: &mut Output) {
         if refused.code() == PeerCode::Removed {
-            let detail = format!("node {node} says: {}", refused.detail);
+            let detail = format!("node {node} says: {}", printable(refused.detail));
             output.failure.get_or_insert(Failure::Removed { detail });
         } else {
-            output.notices.push(refusal(node, refused));
+            self.note_refused_by(node, refused);
         }
     }
-}
 
-/// What a peer says against this node, for whoever runs it.
-pub(super) fn refusal(node: u32, refused: &PeerRefused<'_>) -> String {
-    format!("node {node} refuses this one: {}: {}", refused.code(), refused.detail)
+    /// Whoever ends a connection before it has heard the hello, or because it has not understood it, speaks as to a client.
+    pub(super) fn on_closing(&mut self, id: ConnectionId, node: u32, closing: &Closing<'_>) {
+        let code = match closing.code() {
+            Code::UnsupportedVersion => PeerCode::WrongVersion,
+            _ => PeerCode::Busy,
+        };
+        // It ends, and is called again when it is back.
+        if closing.code() != Code::ShuttingDown {
+            self.note_refused_by(node, &PeerRefused { code: code as u16, detail: closing.detail });
+        }
+        self.outbox.drop_connection(id);
+    }
 }

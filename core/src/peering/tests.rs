@@ -14,7 +14,7 @@ use ringmain_net::peer::{
     PEER_FRAME_BYTES_MAX, PEER_PROTOCOL, PeerHello, TransferAborted, TransferAck, TransferBegin,
     TransferPart, TransferPayloads,
 };
-use ringmain_net::protocol::{Code, Hello, PROTOCOL, Reply, Words};
+use ringmain_net::protocol::{Closing, Code, Hello, PROTOCOL, Reply, Words};
 use ringmain_wal::{Identity, LogOptions, Recovery};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,6 +32,7 @@ struct World {
     said: BTreeMap<ConnectionId, Vec<u8>>,
     closed: Vec<ConnectionId>,
     cut: Vec<ConnectionId>,
+    notices: Vec<String>,
 }
 
 fn hello(lane: u8) -> PeerHello<'static> {
@@ -89,7 +90,8 @@ impl World {
         assert!(recovery.poll_read().is_none());
         let shard = Replay::new(options).finish(recovery.finish().unwrap()).unwrap();
         let (now, said) = (Time(1_000_000_000), BTreeMap::new());
-        Self { shard, output: Output::default(), now, said, closed: Vec::new(), cut: Vec::new() }
+        let (closed, cut, notices) = (Vec::new(), Vec::new(), Vec::new());
+        Self { shard, output: Output::default(), now, said, closed, cut, notices }
     }
 
     /// Node 2 has said who it is, over both.
@@ -112,6 +114,7 @@ impl World {
             }
             self.closed.append(&mut self.output.closes);
             self.cut.append(&mut self.output.cuts);
+            self.notices.append(&mut self.output.notices);
             self.output.clear();
         }
         self.shard.check();
@@ -416,4 +419,61 @@ fn no_more_peers_are_met_than_there_can_be() {
     }
     let one_more = PeerHello { node: PEERS_MAX + 2, ..hello(0) };
     assert_eq!(world.call(ConnectionId(1_000), &one_more), Some(PeerCode::Busy));
+}
+
+#[test]
+fn whoever_is_refused_is_named_here_too() {
+    let mut world = World::new();
+    let strangers = [
+        (PeerHello { cluster: 8, ..hello(0) }, "node 2 at localhost is refused: wrong cluster: "),
+        (PeerHello { protocol: 99, host: "", ..hello(0) }, "node 2 is refused: unsupported version: "),
+        (PeerHello { node: 9, host: "a\nb", ..hello(0) }, "node 9 at a\\nb is refused: busy: "),
+    ];
+    for (at, (stranger, words)) in strangers.iter().enumerate() {
+        let id = ConnectionId(10 + at as u64);
+        assert!(world.call(id, stranger).is_some());
+        let said = world.notices.pop().expect("it is said");
+        assert!(said.starts_with(words), "{said:?} and not {words:?}");
+        // Another number in the same words is no news.
+        assert!(world.call(ConnectionId(20 + at as u64), &PeerHello { cluster: 9, ..*stranger }).is_some());
+    }
+    let known: Vec<String> = std::mem::take(&mut world.notices);
+    assert_eq!(known.len(), 1, "{known:?}");
+    assert!(known[0].starts_with("node 9 at a\\nb is refused: wrong cluster: "), "{known:?}");
+}
+
+#[test]
+fn noise_on_the_port_is_one_line() {
+    let mut world = World::new();
+    for (at, bytes) in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], &[0xff; 64]].into_iter().enumerate() {
+        let connection = ConnectionId(10 + at as u64);
+        world.step(Input::Opened { connection });
+        world.step(Input::Received { connection, bytes });
+    }
+    assert_eq!(world.closed.len(), 3);
+    assert_eq!(world.notices.len(), 1, "{:?}", world.notices);
+}
+
+#[test]
+fn a_flood_of_strangers_with_many_names_is_a_few_lines() {
+    let mut world = World::new();
+    for node in 3..300 {
+        let stranger = PeerHello { cluster: 1_000, node, ..hello(0) };
+        assert_eq!(world.call(ConnectionId(u64::from(node)), &stranger), Some(PeerCode::WrongCluster));
+    }
+    assert!(world.notices.len() < 20, "{:?}", world.notices);
+}
+
+#[test]
+fn whoever_ends_a_call_as_he_ends_a_clients_is_heard() {
+    let mut world = World::with(&[1, 2], Limits::default());
+    world.shard.peers.calls_all = true;
+    world.step(Input::Turn);
+    world.step(Input::Dialled { node: 2, lane: Lane::Messages, connection: Some(MESSAGES) });
+    let closing = Closing { code: Code::TooMany as u16, detail: "others wait\u{1b}" };
+    let mut bytes = Vec::new();
+    encode(&mut bytes, 0, &closing, &[]);
+    world.step(Input::Received { connection: MESSAGES, bytes: &bytes });
+    assert_eq!(world.closed, [MESSAGES]);
+    assert_eq!(world.notices, ["node 2 refuses this one: busy: others wait\\u{1b}"]);
 }
