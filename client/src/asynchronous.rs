@@ -243,8 +243,9 @@ impl Client {
         self.call_done(Request::MoveLeader { group, node }).await.map(|_| ())
     }
 
-    /// Adds a node to a group's members, or removes one. No error if it is so already. While another change of the
-    /// group is under way, or it has no leader, it is tried again until the call timeout.
+    /// Adds a node to a group's members, or removes one. Returns once it is so and the failure of one node cannot undo it;
+    /// no error if it was so already. While another change of the group is under way, or it has no leader, it is tried
+    /// again until the call timeout.
     pub async fn change_members(&self, group: u32, change: Change) -> Result<(), Error> {
         self.call_done(Request::ChangeMembers { group, change }).await.map(|_| ())
     }

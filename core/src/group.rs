@@ -15,6 +15,7 @@
 //! the first `committed_count` of them have had their publishes and settles answered.
 
 use crate::catch_up::{CatchUp, CatchUpReads};
+use crate::change::Changes;
 use crate::checkpointer::{Image, ReplayFrom};
 use crate::command::{Batch, COMMAND_HEADER_BYTES, RUN_BYTES, Settlement};
 use crate::engine::{Answer, Applied, Engine, EngineEffects};
@@ -105,6 +106,7 @@ pub(crate) struct Group {
     was_handed: bool,
     /// Questions about the state that wait until it is certain that no other leader has gone further.
     pub(crate) reads: Reads,
+    pub(crate) changes: Changes,
     /// The membership has changed since it was last looked at.
     pub(crate) has_new_book: bool,
     /// Of entries kept in memory.
@@ -204,6 +206,7 @@ impl Group {
             led_since: Time(0),
             was_handed: false,
             reads: Reads::default(),
+            changes: Changes::default(),
             has_new_book: true,
             catch_ups: Vec::new(),
             entries_read_back: 0,
@@ -306,6 +309,19 @@ impl Group {
             }
             // Admission already asked whether this replica leads, so this is back-pressure of the engine.
             Err(refusal) => panic!("a leader within its limits was refused a proposal: {refusal:?}"),
+        }
+    }
+
+    /// Proposes an entry behind a change of the members that somebody waits for, once all of the change is applied.
+    pub(crate) fn seek_witness(&mut self, log: &mut Log) {
+        let is_due = self.changes.needs_witness() && self.is_serving();
+        if !is_due || self.replica.is_membership_pending() || !log.room(LOG_RESERVE_BYTES as u64) {
+            return;
+        }
+        // Refused while leadership is handed over: the next turn tries again, if this node still leads then.
+        if let Ok((_, index)) = self.replica.propose_nothing() {
+            self.changes.on_witness(index);
+            self.write(log);
         }
     }
 
@@ -428,6 +444,7 @@ impl Group {
     fn step_down(&mut self, turn: &mut Turn<'_>) {
         let leader = self.leader_address();
         self.reads.abandon(turn.outbox, leader.as_ref());
+        self.changes.abandon(turn.outbox, leader.as_ref());
         self.ended.clear();
         self.engine.follow(&mut self.ended);
         if !self.batch.is_empty() {
@@ -515,6 +532,7 @@ impl Group {
 
     /// The votes have changed inside the replica; the entry carries the book that goes with them.
     fn on_membership(&mut self, data: &[u8]) {
+        self.changes.on_membership();
         let context = ringmain_replication::membership_context(data).unwrap_or_default();
         if let Some(book) = Book::decode(&context) {
             self.book = book;
@@ -704,6 +722,7 @@ impl Group {
         assert_eq!(in_flight, self.in_flight_bytes);
         assert!(self.writes.iter().is_sorted());
         self.trail.check();
+        self.changes.check();
         self.check_catch_ups();
         self.engine.check();
     }

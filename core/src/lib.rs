@@ -29,6 +29,7 @@ pub mod boot;
 pub mod shard;
 
 mod catch_up;
+mod change;
 mod checkpointer;
 pub mod connection;
 mod dispatch;

@@ -82,11 +82,18 @@ impl Shard {
         let removed =
             (wanted.remove_node != 0).then(|| replica_id(wanted.remove_node, wanted.remove_incarnation));
         match group.change_members(added, removed) {
-            Ok(()) => {
-                let done = Done { index: group.applied().0, count: 0 };
-                self.outbox.send(asked.connection, asked.request, &done);
-            }
+            // Also where it is so already: who asks once more may not have heard that it is certain.
+            Ok(()) if group.changes.push(asked) => {}
+            Ok(()) => reply::refuse(&mut self.outbox, asked, BUSY),
             Err(reason) => reply::refuse(&mut self.outbox, asked, reason),
+        }
+    }
+
+    /// Answers those whose changes no single failure undoes any more.
+    pub(crate) fn answer_changes(&mut self) {
+        for group in &mut self.groups {
+            let applied = group.applied();
+            group.changes.answer(applied, &mut self.outbox);
         }
     }
 

@@ -613,11 +613,13 @@ impl Shard {
             group.expire_leases(now, &self.log);
             group.expire_sessions(now, &self.log);
             group.begin_reads();
+            group.seek_witness(&mut self.log);
             group.seal(now, &mut self.log);
         }
         self.drive(now, output);
         self.follow_books(output);
         self.answer_reads();
+        self.answer_changes();
         let reads_before = output.reads.len();
         self.maintain(output);
         self.advance_transfers(now, output);

@@ -168,9 +168,19 @@ impl Replica {
     /// One batch becomes one entry. It has the answered place if it ever commits; whether it does is told by
     /// `Effects::committed`, or by a role change, after which its fate is unknown.
     pub fn propose(&mut self, batch: Bytes) -> Result<(Term, Index), Refusal> {
-        assert!(!batch.is_empty(), "an entry without data is a new leader's");
+        assert!(!batch.is_empty(), "an entry without data is nobody's batch");
+        self.append(batch)
+    }
+
+    /// An entry for the state machine to pass over, like a new leader's first. Whoever writes it has been told before that
+    /// everything is committed which is committed now, and writes that down beside it.
+    pub fn propose_nothing(&mut self) -> Result<(Term, Index), Refusal> {
+        self.append(Bytes::new())
+    }
+
+    fn append(&mut self, data: Bytes) -> Result<(Term, Index), Refusal> {
         self.leading()?;
-        let entry = eraftpb::Entry { data: batch, ..Default::default() };
+        let entry = eraftpb::Entry { data, ..Default::default() };
         let mut message =
             Message { msg_type: MessageType::MsgPropose, from: self.options.id, ..Default::default() };
         message.set_entries(vec![entry].into());
@@ -198,16 +208,21 @@ impl Replica {
         if !wanted.contains(&self.options.id) || !are_learners || is_too_much {
             return Err(Refusal::Membership);
         }
-        let present = self.node.store().conf_state();
-        if self.node.raft.has_pending_conf() || !present.voters_outgoing.is_empty() {
+        if self.is_membership_pending() {
             return Err(Refusal::MembershipPending);
         }
+        let present = self.node.store().conf_state();
         let change = membership::change(present, &wanted, learners, context).ok_or(Refusal::Membership)?;
         let before = self.last_index();
         self.node.propose_conf_change(Vec::new(), change).map_err(|_| Refusal::Busy)?;
         let index = self.last_index();
         assert_eq!(index.0, before.0 + 1);
         Ok((self.term(), index))
+    }
+
+    /// A change of the members was proposed and is not applied here, or not all of it.
+    pub fn is_membership_pending(&self) -> bool {
+        self.node.raft.has_pending_conf() || !self.node.store().conf_state().voters_outgoing.is_empty()
     }
 
     /// Every 25 ms.

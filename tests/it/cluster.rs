@@ -199,6 +199,44 @@ fn a_node_that_grew_from_one_is_made_whole_as_long_as_others_can() {
     assert!(!data.join("quarantined-2").exists());
 }
 
+#[test]
+fn a_change_that_is_done_is_not_undone_by_the_end_of_a_leader() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start(&program(), directory.path(), 4, &mut Rng::new(6));
+    let client = fleet.client();
+    client.create_queue("q", &QueueSettings::default()).unwrap();
+    let mut producer = client.producer("q").unwrap();
+    producer.publish(&Message::new("x"), PATIENCE).unwrap();
+    let connect = fleet.connect();
+    let change = |words: &[&str]| {
+        let ended = program().run(&[&["cluster"], words, &["--connect", &connect]].concat());
+        assert_eq!(ended.code, Some(0), "{words:?}: {}", ended.stderr);
+    };
+    let mut published = 1;
+    for round in 0..2 {
+        change(&["remove", "4"]);
+        // From now on two of three are a majority, though the third one goes in the moment in which that is said.
+        let leader = wait_for("somebody leads", || fleet.leader_of(&client, "q"));
+        fleet.kill(leader);
+        let removed = fleet.take(4).unwrap().ended();
+        assert!(removed.stderr.contains("this node was removed from the cluster"), "{}", removed.stderr);
+        std::fs::remove_dir_all(fleet.data(4)).unwrap();
+        producer.publish(&Message::new("x"), PATIENCE).unwrap();
+        fleet.restart(leader);
+
+        fleet.restart(4);
+        change(&["add", &format!("4={}", fleet.address(4))]);
+        // And now three of four.
+        let leader = wait_for("somebody leads", || fleet.leader_of(&client, "q"));
+        fleet.kill(leader);
+        producer.publish(&Message::new("x"), PATIENCE).unwrap();
+        fleet.restart(leader);
+        published += 2;
+        assert_eq!(client.show_queue("q").unwrap().published, published, "round {round}");
+    }
+    fleet.check_alive();
+}
+
 /// Node and incarnation of those whose vote the leader of the first group counts; nobody where none answers.
 fn voters(client: &Client) -> Vec<(u32, u32)> {
     let Ok(status) = client.cluster_status() else { return Vec::new() };

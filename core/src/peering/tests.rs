@@ -1,5 +1,7 @@
 //! A shard of node 1, spoken to by node 2 in frames.
 
+mod follower;
+
 use super::*;
 use crate::boot::Replay;
 use crate::checkpoint::PART_BYTES_MAX;

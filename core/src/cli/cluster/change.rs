@@ -1,5 +1,5 @@
-//! `ringmain cluster add` and `remove`: group by group, then until it is so everywhere. Both may be interrupted and given
-//! again: what is done already is not done twice.
+//! `ringmain cluster add` and `remove`: group by group, then until it is so everywhere, and certain: the leaders answer when no
+//! single failure undoes it. Both may be interrupted and given again: what is done already is not done twice.
 
 use std::io::{self, IsTerminal, Write};
 use std::thread;
@@ -53,6 +53,8 @@ pub(super) fn add(client: &Client, output: Format, wanted: &Peer) -> Result<(), 
     let change = Change::Add { node, incarnation, host: address.host.clone(), port: address.port };
     change_all(client, &health, |_| Some(change.clone()))?;
     wait(client, |health| joined(health, node))?;
+    // It has its votes since the answer: asked for what is so, the leaders answer when no failure undoes it.
+    change_all(client, &health, |_| Some(change.clone()))?;
     finish(output, &Changed { node, done: "added", groups: health.groups.len() as u64 })
 }
 
