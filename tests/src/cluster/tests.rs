@@ -62,7 +62,8 @@ fn dropped_promise_is_found() {
 
 #[test]
 fn forgotten_commit_is_found() {
-    expect_found(Plant::CommitForgotten, &["both lead", "another state"]);
+    // Whoever is elected by the voters of the past may lack what the others have settled since.
+    expect_found(Plant::CommitForgotten, &["both lead", "another state", "leased:"]);
 }
 
 #[test]
