@@ -527,6 +527,10 @@ impl Host {
         self.links.borrow_mut().remove(&id);
     }
 
+    pub(crate) fn is_peer(&self, id: ConnectionId) -> bool {
+        self.shard.borrow().is_peer(id)
+    }
+
     /// Takes what the shard has for this connection.
     pub(crate) fn take_outgoing(&self, id: ConnectionId, out: &mut Outgoing) {
         self.shard.borrow_mut().take_outgoing(id, out);

@@ -364,6 +364,11 @@ impl Shard {
         connection.take(out);
     }
 
+    /// A node is at the other end of this connection, by its own words.
+    pub(crate) fn is_peer(&self, id: ConnectionId) -> bool {
+        self.outbox.connection(id).is_some_and(|connection| connection.stage == Stage::Peer)
+    }
+
     /// When a [`Input::Turn`] is due even if nothing happens.
     pub fn next_deadline(&self) -> Option<Time> {
         let vouch = self.appended_at.map(|at| at.after_ns(VOUCH_AFTER_NS));

@@ -9,10 +9,12 @@
 
 use super::signal::Signal;
 use super::{Host, TaskHandle, sleep, spawn};
+use crate::config::NODES_MAX;
 use crate::connection::ConnectionId;
 use crate::outgoing::Outgoing;
 use crate::shard::Input;
 use futures_lite::FutureExt;
+use ringmain_net::peer::PEER_FRAME_BYTES_MAX;
 use ringmain_net::socket::{Closer, Connection, Reader, Writer};
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -25,6 +27,10 @@ const RECEIVE_BYTES_MIN: usize = 16 << 10;
 const RECEIVE_BYTES_BUSY: usize = 256 << 10;
 /// Receive buffers of all connections of a shard together; who needs more then is closed.
 const RECEIVE_BYTES_MAX: usize = 256 << 20;
+/// What peers may have beyond that, so that a crowd of clients with large frames ends no connection of theirs: a buffer for
+/// the largest frame of each other node.
+const RECEIVE_BYTES_OF_PEERS: usize = (NODES_MAX - 1) * (64 << 20);
+const _: () = assert!(PEER_FRAME_BYTES_MAX as usize <= 64 << 20);
 /// Handed to the kernel in one call; what a turn leaves for a peer rarely has more.
 const PIECES_MAX: usize = 32;
 /// What was said last has this long to reach the client before the connection goes.
@@ -177,7 +183,7 @@ impl Link {
 
     async fn receive(self: Rc<Self>, host: Rc<Host>, mut reader: Reader) {
         let mut buffer = ReceiveBuffer::new(&host.receive_bytes);
-        'reading: while let Some(room) = buffer.room() {
+        'reading: while let Some(room) = buffer.room(|| host.is_peer(self.id)) {
             // Always by way of the reactor, even if more is there: a client that sends without end would keep this
             // task running, and no write would be seen to finish.
             if reader.readable().await.is_err() {
@@ -272,7 +278,7 @@ impl<'a> ReceiveBuffer<'a> {
     }
 
     /// Where the next bytes go; `None` when all buffers together are at their limit.
-    fn room(&mut self) -> Option<&mut [u8]> {
+    fn room(&mut self, is_peer: impl FnOnce() -> bool) -> Option<&mut [u8]> {
         if self.storage.len() - self.filled < self.storage.len() / 2 && self.consumed != 0 {
             self.storage.copy_within(self.consumed..self.filled, 0);
             (self.consumed, self.filled) = (0, self.filled - self.consumed);
@@ -280,10 +286,13 @@ impl<'a> ReceiveBuffer<'a> {
         if self.filled == self.storage.len() || self.is_busy && self.storage.len() < RECEIVE_BYTES_BUSY {
             self.is_busy = false;
             let more = self.storage.len();
-            if RECEIVE_BYTES_MAX < self.budget.get() + more {
+            let wanted = self.budget.get() + more;
+            if RECEIVE_BYTES_MAX < wanted
+                && (RECEIVE_BYTES_MAX + RECEIVE_BYTES_OF_PEERS < wanted || !is_peer())
+            {
                 return None;
             }
-            self.budget.set(self.budget.get() + more);
+            self.budget.set(wanted);
             self.storage.resize(2 * more, 0);
         }
         Some(&mut self.storage[self.filled..])
@@ -293,5 +302,40 @@ impl<'a> ReceiveBuffer<'a> {
 impl Drop for ReceiveBuffer<'_> {
     fn drop(&mut self) {
         self.budget.set(self.budget.get() - self.storage.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fills the buffer again and again. Answers how large it was when there was no more room.
+    fn grow(buffer: &mut ReceiveBuffer<'_>, is_peer: bool) -> usize {
+        while let Some(room) = buffer.room(|| is_peer) {
+            let bytes = room.len();
+            buffer.filled += bytes;
+        }
+        buffer.storage.len()
+    }
+
+    #[test]
+    fn clients_take_no_room_of_a_peers_frame() {
+        let budget = Cell::new(0);
+        let mut crowd: Vec<ReceiveBuffer<'_>> = Vec::new();
+        while budget.get() + RECEIVE_BYTES_MIN <= RECEIVE_BYTES_MAX {
+            crowd.push(ReceiveBuffer::new(&budget));
+            grow(crowd.last_mut().unwrap(), false);
+        }
+        for _ in 1..NODES_MAX {
+            let mut peer = ReceiveBuffer::new(&budget);
+            assert_eq!(grow(&mut peer, false), RECEIVE_BYTES_MIN);
+            while peer.storage.len() < PEER_FRAME_BYTES_MAX as usize {
+                let bytes = peer.room(|| true).expect("there is room for a frame").len();
+                peer.filled += bytes;
+            }
+            crowd.push(peer);
+        }
+        drop(crowd);
+        assert_eq!(budget.get(), 0);
     }
 }
