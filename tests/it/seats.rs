@@ -3,7 +3,7 @@
 use ringmain_client::blocking::Client;
 use ringmain_client::{Message, QueueSettings};
 use ringmain_net::protocol::{Code, Ping, Reply};
-use ringmain_tests::nemesis::Fleet;
+use ringmain_tests::nemesis::{Fleet, Rule};
 use ringmain_tests::process::{PATIENCE, wait_for};
 use ringmain_tests::rng::Rng;
 
@@ -15,7 +15,10 @@ const QUEUES: [&str; 3] = ["q", "r", "v"];
 /// More than there are seats for all who are no clients.
 const SILENT: usize = 400;
 
-/// Three nodes, of which the first has as many clients as it may, and leads the queue that its client publishes to.
+/// Nodes with as many clients as they may have. Of two that are full neither can call the other, unless peers have seats.
+const FULL: [u32; 2] = [1, 3];
+
+/// Three nodes, of which the first leads the queue that its client publishes to.
 struct World {
     fleet: Fleet,
     client: Client,
@@ -38,13 +41,17 @@ impl World {
         });
         let mut world = Self { fleet, client, queue, published: 0, crowd: Vec::new() };
         world.publish();
-        world.fill();
+        FULL.into_iter().for_each(|node| world.fill(node));
         world
     }
 
-    /// Clients of node 1, until there is no seat for another one.
-    fn fill(&mut self) {
-        let address = format!("127.0.0.1:{}", self.fleet.port(1));
+    fn address(&self, node: u32) -> String {
+        format!("127.0.0.1:{}", self.fleet.port(node))
+    }
+
+    /// Clients of the node, until there is no seat for another one.
+    fn fill(&mut self, node: u32) {
+        let (address, before) = (self.address(node), self.crowd.len());
         loop {
             let mut raw = Raw::connect(&address);
             raw.say(&encoded(&hello(0), &[]));
@@ -61,7 +68,8 @@ impl World {
             }
             self.crowd.push(raw);
         }
-        assert!((10..=20).contains(&self.crowd.len()), "{} are welcome", self.crowd.len());
+        let welcome = self.crowd.len() - before;
+        assert!((10..=20).contains(&welcome), "{welcome} are welcome");
     }
 
     fn publish(&mut self) {
@@ -69,14 +77,20 @@ impl World {
         self.published += 1;
     }
 
-    /// Node 2 dies and comes back, and then is needed: without node 3 nodes 1 and 2 are a majority only together.
-    fn restart_second(&mut self) {
+    /// A node dies and comes back, and those that are full lose each other. Each time a majority is needed in which they
+    /// have to find each other again.
+    fn disturb(&mut self) {
         self.fleet.kill(2);
         self.publish();
         self.fleet.restart(2);
-        self.fleet.kill(3);
+        for (from, to) in [(1, 3), (3, 1)] {
+            self.fleet.links().set((from, to), Rule::Cut);
+        }
         self.publish();
-        self.fleet.restart(3);
+        self.fleet.links().heal();
+        self.fleet.kill(2);
+        self.publish();
+        self.fleet.restart(2);
         self.publish();
     }
 
@@ -100,10 +114,10 @@ impl World {
 }
 
 #[test]
-fn a_node_full_of_clients_lets_its_peers_in() {
+fn nodes_full_of_clients_let_their_peers_in() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = World::new(directory.path(), 21);
-    world.restart_second();
+    world.disturb();
     world.end();
 }
 
@@ -111,19 +125,20 @@ fn a_node_full_of_clients_lets_its_peers_in() {
 fn a_flood_of_silent_and_slow_strangers_lets_peers_in() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = World::new(directory.path(), 22);
-    let address = format!("127.0.0.1:{}", world.fleet.port(1));
     let some = encoded(&hello(0), &[])[..20].to_vec();
     let mut strangers = Vec::new();
-    for at in 0..SILENT {
-        let mut raw = Raw::connect(&address);
+    for (node, at) in FULL.into_iter().flat_map(|node| (0..SILENT).map(move |at| (node, at))) {
+        let mut raw = Raw::connect(&world.address(node));
         if at % 2 == 0 {
             raw.say(&some);
         }
         strangers.push(raw);
     }
-    world.restart_second();
-    let sockets = world.fleet.running_mut(1).unwrap().sockets();
-    assert!(sockets < 200, "{sockets} sockets");
+    world.disturb();
+    for node in FULL {
+        let sockets = world.fleet.running_mut(node).unwrap().sockets();
+        assert!(sockets < 200, "{sockets} sockets");
+    }
     // Whoever has said hello stays, and who has not may still be heard.
     strangers.iter_mut().for_each(|raw| _ = raw.say(&some));
     drop(strangers);
