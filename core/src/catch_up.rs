@@ -40,6 +40,8 @@ const READS_MAX: usize = 16;
 /// Handed to the engine in one turn for one follower, but for a single larger entry: what others are sent meanwhile waits no
 /// longer than this takes to be copied.
 const TURN_BYTES_MAX: u64 = 256 << 10;
+/// A follower that acknowledges nothing of what it was sent for so long has lost it; its disk may take a while.
+const LOST_AFTER_NS: u64 = 1_000_000_000;
 /// More than this unsent to the peer, whatever it is: that goes first.
 const UNSENT_MAX: usize = 2 << 20;
 
@@ -60,6 +62,8 @@ pub(crate) struct CatchUp {
     planned: Index,
     /// Invariant: consecutive, from next to planned.
     windows: VecDeque<Window>,
+    /// When it last acknowledged something, or nothing was left to be.
+    progressed: Time,
     /// Last index and bytes of what was sent and not acknowledged.
     sent: VecDeque<(Index, u64)>,
     sent_bytes: u64,
@@ -114,21 +118,25 @@ impl CatchUpReads {
 }
 
 impl CatchUp {
-    fn new(one: &Lacking) -> Self {
+    fn new(one: &Lacking, now: Time) -> Self {
         Self {
             to: one.id,
             is_by_checkpoint: false,
             next: one.next,
             planned: one.next,
             windows: VecDeque::new(),
+            progressed: now,
             sent: VecDeque::new(),
             sent_bytes: 0,
         }
     }
 
     /// What the engine knows of the follower now.
-    fn follow(&mut self, one: &Lacking) {
+    fn follow(&mut self, one: &Lacking, now: Time) {
         assert_eq!(self.to, one.id);
+        if self.sent.front().is_none_or(|(last, _)| *last <= one.matched) {
+            self.progressed = now;
+        }
         while let Some((last, bytes)) = self.sent.front().copied()
             && last <= one.matched
         {
@@ -137,8 +145,14 @@ impl CatchUp {
         }
         // Before it has answered, the engine may speak of what it was sent last.
         if one.may_be_sent && one.next != self.next {
-            *self = Self::new(one);
+            *self = Self::new(one, now);
         }
+    }
+
+    /// What was sent is lost: the follower had no room for it, say, and says nothing of what it dropped. The engine takes it
+    /// for sent, and would wait.
+    fn is_lost(&self, now: Time) -> bool {
+        !self.sent.is_empty() && self.progressed.after_ns(LOST_AFTER_NS) <= now
     }
 
     /// Plans a window behind those that are planned, so that `ahead_bytes` are read before they are sent. `None`: there are
@@ -295,7 +309,7 @@ impl Group {
         for one in &lacking {
             let at = catch_ups.iter().position(|catch_up| catch_up.to == one.id).unwrap_or_else(|| {
                 let is_by_checkpoint = self.is_better_helped_by_checkpoint(one);
-                catch_ups.push(CatchUp { is_by_checkpoint, ..CatchUp::new(one) });
+                catch_ups.push(CatchUp { is_by_checkpoint, ..CatchUp::new(one, turn.now) });
                 catch_ups.len() - 1
             });
             is_unfinished |= self.advance_catch_up(&mut catch_ups[at], one, turn, (ordinal, &mut *issue))?;
@@ -333,7 +347,13 @@ impl Group {
     ) -> Result<bool, Failure> {
         let up = turn.peers.up(node_of(one.id)).filter(|up| up.replica == one.id);
         let Some(up) = up.filter(|_| !catch_up.is_by_checkpoint) else { return Ok(false) };
-        catch_up.follow(one);
+        catch_up.follow(one, turn.now);
+        if catch_up.is_lost(turn.now) {
+            // It begins again behind what the follower is known to have.
+            self.replica.report_unreachable(one.id);
+            *catch_up = CatchUp::new(one, turn.now);
+            return Ok(true);
+        }
         let base = self.replica.base().0;
         let window_bytes = turn.pace.window_bytes();
         while turn.catch_up_reads.has_room()

@@ -53,7 +53,7 @@ fn neighbours_are_read_together_and_nothing_far_away_is() {
         (2, 4096, 100),
         (2, 8192, 100),
     ]);
-    let mut catch_up = CatchUp::new(&lacking(1, 0, true));
+    let mut catch_up = CatchUp::new(&lacking(1, 0, true), Time(0));
     let expected = [(1, 4096, 12_288, 2), (1, 196_608, 4096, 3), (2, 4096, 4096, 4)];
     assert_eq!(planned(&trail, &mut catch_up, 4), expected, "entry 5 is in memory");
     assert_eq!(planned(&trail, &mut catch_up, 4), []);
@@ -64,11 +64,11 @@ fn neighbours_are_read_together_and_nothing_far_away_is() {
 fn windows_are_bounded_but_for_a_larger_entry() {
     let large = 200 << 10;
     let places: Vec<_> = (0..12_u64).map(|at| (1, 4096 + at * (large + 4096), large as u32)).collect();
-    let mut catch_up = CatchUp::new(&lacking(1, 0, true));
+    let mut catch_up = CatchUp::new(&lacking(1, 0, true), Time(0));
     let windows = planned(&trail(&places), &mut catch_up, 12);
     assert_eq!(windows.iter().map(|window| window.3).collect::<Vec<_>>(), [2, 4, 6, 8]);
     assert!(windows.iter().all(|window| window.2 as u64 <= WINDOW_BYTES));
-    let mut catch_up = CatchUp::new(&lacking(1, 0, true));
+    let mut catch_up = CatchUp::new(&lacking(1, 0, true), Time(0));
     let windows = planned(&trail(&[(1, 4096, 3 << 20)]), &mut catch_up, 1);
     assert_eq!(windows, [(1, 4096, (3 << 20) + 4096, 1)]);
 }
@@ -76,7 +76,7 @@ fn windows_are_bounded_but_for_a_larger_entry() {
 #[test]
 fn what_was_read_is_taken_in_order_whatever_came_back_first() {
     let trail = trail(&[(1, 4096, 100), (1, 200_000, 100), (1, 204_800, 100)]);
-    let mut catch_up = CatchUp::new(&lacking(1, 0, true));
+    let mut catch_up = CatchUp::new(&lacking(1, 0, true), Time(0));
     assert_eq!(planned(&trail, &mut catch_up, 3).len(), 2);
     catch_up.on_read(2, &Bytes::from(vec![0; 12_288]));
     assert_eq!(taken(&trail, &mut catch_up), [0_u64; 0]);
@@ -87,20 +87,20 @@ fn what_was_read_is_taken_in_order_whatever_came_back_first() {
     assert_eq!(taken(&trail, &mut catch_up), [1, 2, 3]);
     assert!(!catch_up.is_ready());
     // It waits for an answer, and then goes on where it was.
-    catch_up.follow(&lacking(1, 0, false));
+    catch_up.follow(&lacking(1, 0, false), Time(0));
     assert_eq!((catch_up.next, catch_up.sent_bytes), (Index(4), 3 * 208));
-    catch_up.follow(&lacking(4, 3, true));
+    catch_up.follow(&lacking(4, 3, true), Time(0));
     assert_eq!((catch_up.next, catch_up.sent_bytes), (Index(4), 0));
 }
 
 #[test]
 fn a_follower_that_stands_elsewhere_is_read_for_anew() {
     let trail = trail(&[(1, 4096, 100), (1, 8192, 100), (1, 12_288, 100)]);
-    let mut catch_up = CatchUp::new(&lacking(1, 0, true));
+    let mut catch_up = CatchUp::new(&lacking(1, 0, true), Time(0));
     planned(&trail, &mut catch_up, 3);
     catch_up.on_read(1, &Bytes::from(vec![0; 12_288]));
     assert_eq!(taken(&trail, &mut catch_up), [1, 2, 3]);
-    catch_up.follow(&lacking(2, 1, true));
+    catch_up.follow(&lacking(2, 1, true), Time(0));
     assert_eq!((catch_up.next, catch_up.sent_bytes), (Index(2), 0));
     // What was under way for what it was believed to lack.
     catch_up.on_read(1, &Bytes::from(vec![0; 12_288]));
@@ -112,7 +112,7 @@ fn a_follower_that_stands_elsewhere_is_read_for_anew() {
 fn a_turn_has_its_share() {
     let places: Vec<_> = (0..4_u64).map(|at| (1, 4096 + at * 102_400, 100_000)).collect();
     let trail = trail(&places);
-    let mut catch_up = CatchUp::new(&lacking(1, 0, true));
+    let mut catch_up = CatchUp::new(&lacking(1, 0, true), Time(0));
     for (.., bytes, _) in planned(&trail, &mut catch_up, 4) {
         catch_up.on_read(1, &Bytes::from(vec![0; bytes]));
     }
@@ -181,4 +181,24 @@ fn a_log_is_weighed_by_some_of_its_entries() {
     assert_eq!(weigh(&trail, Index(1), Index(300)), 300 * one);
     assert_eq!(weigh(&trail, Index(299), Index(300)), 2 * one);
     assert_eq!(weigh(&trail, Index(301), Index(300)), 0);
+}
+
+#[test]
+fn what_is_never_acknowledged_is_lost() {
+    let trail = trail(&[(1, 4096, 100), (1, 200_000, 100), (1, 400_000, 100)]);
+    let mut catch_up = CatchUp::new(&lacking(1, 0, true), Time(0));
+    assert_eq!(planned(&trail, &mut catch_up, 3).len(), 3);
+    let later = Time(LOST_AFTER_NS);
+    catch_up.follow(&lacking(1, 0, true), later);
+    assert!(!catch_up.is_lost(Time(2 * LOST_AFTER_NS)), "nothing was sent");
+    for read in 1..=2 {
+        catch_up.on_read(read, &Bytes::from(vec![0; 8192]));
+        assert_eq!(taken(&trail, &mut catch_up), [read]);
+    }
+    catch_up.follow(&lacking(3, 0, true), Time(2 * LOST_AFTER_NS - 1));
+    assert!(!catch_up.is_lost(Time(2 * LOST_AFTER_NS - 1)));
+    assert!(catch_up.is_lost(Time(2 * LOST_AFTER_NS)));
+    catch_up.follow(&lacking(3, 1, true), Time(2 * LOST_AFTER_NS));
+    assert!(!catch_up.is_lost(Time(2 * LOST_AFTER_NS)), "the first was acknowledged");
+    assert!(catch_up.is_lost(Time(3 * LOST_AFTER_NS)));
 }
