@@ -20,6 +20,7 @@ use crate::checkpointer::{Image, ReplayFrom};
 use crate::command::{Batch, COMMAND_HEADER_BYTES, RUN_BYTES, Settlement};
 use crate::engine::{Answer, Applied, Engine, EngineEffects};
 use crate::failure::Failure;
+use crate::late::Late;
 use crate::member::{self, Book};
 use crate::outbox::Outbox;
 use crate::pace::Pace;
@@ -51,8 +52,8 @@ const IN_FLIGHT_BYTES_MAX: usize = 8 * BATCH_BYTES_MAX;
 const PROPOSALS_MAX: usize = 256;
 /// Room kept in the log beside a batch, for hard states and vouchers.
 pub(crate) const LOG_RESERVE_BYTES: usize = 64 << 10;
-/// What a record takes beside its payload, rounded up.
-const RECORD_BYTES_MAX: usize = 128;
+/// Of messages that waited for room, taken in one turn, but for a single larger one.
+const LATE_BYTES_PER_TURN: u64 = 1 << 20;
 /// Leases that one turn ends, and what their runs take in the batch at most.
 const LEASES_PER_TURN: usize = 4096;
 const EXPIRED_BYTES_MAX: usize = LEASES_PER_TURN * (RUN_BYTES + COMMAND_HEADER_BYTES + 8);
@@ -109,8 +110,10 @@ pub(crate) struct Group {
     pub(crate) changes: Changes,
     /// The membership has changed since it was last looked at.
     pub(crate) has_new_book: bool,
-    /// Of entries kept in memory.
+    /// Of entries kept in memory, and of those that wait to be.
     pub(crate) entries_bytes_max: u64,
+    /// Messages that wait for room in the log.
+    late: Late,
     /// Entries on their way from the log to peers, on a leader.
     pub(crate) catch_ups: Vec<CatchUp>,
     /// In the life of this process.
@@ -187,6 +190,7 @@ impl Group {
             replica,
             shard: options.identity.shard,
             entries_bytes_max: options.limits.entries_bytes_max.0,
+            late: Late::default(),
             book: start.book,
             preferred,
             batch: Batch::new(),
@@ -546,12 +550,30 @@ impl Group {
         (leader != self.replica.id()).then(|| peers::address_of(leader, self.shard, &self.book)).flatten()
     }
 
-    /// A message of a peer's, its addresses checked. What there is no room for is dropped: the leader asks again.
+    /// A message of a peer's, its addresses checked.
     pub(crate) fn on_message(&mut self, message: Message, turn: &mut Turn<'_>) -> Result<(), Failure> {
-        let bytes: usize = message.entries.iter().map(|entry| entry.data.len() + RECORD_BYTES_MAX).sum();
-        if !turn.log.room((bytes + LOG_RESERVE_BYTES) as u64) {
-            return Ok(());
+        let has_room = turn.log.room(Late::bytes_of(&message) + LOG_RESERVE_BYTES as u64);
+        match self.late.pass(message, has_room, self.entries_bytes_max) {
+            Some(message) => self.take_message(message, turn),
+            None => Ok(()),
         }
+    }
+
+    /// A turn's share of the messages that waited for room. True: there is more to do at once.
+    pub(crate) fn take_late(&mut self, turn: &mut Turn<'_>) -> Result<bool, Failure> {
+        let mut taken_bytes = 0;
+        loop {
+            let has_room = |bytes| turn.log.room(bytes + LOG_RESERVE_BYTES as u64);
+            let Some(message) = self.late.next(has_room) else { return Ok(false) };
+            taken_bytes += Late::bytes_of(&message);
+            self.take_message(message, turn)?;
+            if LATE_BYTES_PER_TURN <= taken_bytes {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn take_message(&mut self, message: Message, turn: &mut Turn<'_>) -> Result<(), Failure> {
         if let Some((transfer, index, term)) = ringmain_replication::checkpoint_named(&message) {
             let is_staged =
                 self.target.as_ref().is_some_and(|target| target.is_staged(transfer, index, term));
@@ -721,6 +743,7 @@ impl Group {
         let in_flight: usize = self.proposals.iter().map(|proposal| proposal.entry_bytes).sum();
         assert_eq!(in_flight, self.in_flight_bytes);
         assert!(self.writes.iter().is_sorted());
+        self.late.check();
         self.trail.check();
         self.changes.check();
         self.check_catch_ups();

@@ -34,6 +34,7 @@ mod checkpointer;
 pub mod connection;
 mod dispatch;
 mod group;
+mod late;
 pub mod member;
 mod membership;
 mod notice;

@@ -614,6 +614,7 @@ impl Shard {
             self.outbox.close(id, Code::Malformed, "a frame was begun and not finished in time");
         }
         self.tend_peers(now, output);
+        self.take_late(now, output);
         for group in &mut self.groups {
             group.expire_leases(now, &self.log);
             group.expire_sessions(now, &self.log);
@@ -640,6 +641,17 @@ impl Shard {
             output.is_stopped = true;
         }
         self.finish_turn(output);
+    }
+
+    /// What came from leaders and waited for room.
+    fn take_late(&mut self, now: Time, output: &mut Output) {
+        for ordinal in 0..self.groups.len() {
+            let (group, mut turn) = self.group_turn(now, ordinal);
+            match group.take_late(&mut turn) {
+                Ok(is_unfinished) => output.is_unfinished |= is_unfinished,
+                Err(failure) => _ = output.failure.get_or_insert(failure),
+            }
+        }
     }
 
     fn dispatch(&mut self, now: Time, output: &mut Output) {

@@ -58,7 +58,7 @@ pub use effects::{Effects, Role, RoleChange, Write};
 pub use entry::{Entry, EntryKind};
 pub use error::{Error, Refusal};
 pub use membership::membership_context;
-pub use message::{Message, MessageError, is_handover};
+pub use message::{Message, MessageError, is_handover, speaks_of_entries};
 pub use plain::{Kind, Plain, PlainSnapshot};
 pub use progress::{Members, Progress};
 pub use read_back::Lacking;

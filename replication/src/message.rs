@@ -56,6 +56,11 @@ pub fn is_handover(message: &Message) -> bool {
     message.msg_type == MessageType::MsgTimeoutNow
 }
 
+/// What follows on entries that were sent before it, whether it carries some itself or not.
+pub fn speaks_of_entries(message: &Message) -> bool {
+    message.msg_type == MessageType::MsgAppend
+}
+
 /// Where the log of the receiver stands.
 pub(crate) struct Receiver {
     pub(crate) id: u64,

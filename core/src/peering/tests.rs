@@ -320,6 +320,51 @@ fn a_leader_of_before_does_not_end_a_later_ones_transfer() {
     assert_eq!(world.shard.groups[0].target.as_ref().map(|target| target.transfer()), Some(6));
 }
 
+/// Node 2 leads in term 1, and has this entry behind the one before it.
+fn append(index: u64) -> Vec<u8> {
+    let log_term = u64::from(index > 1);
+    let head = ReplicateHead {
+        cluster: CLUSTER,
+        group: 0,
+        from: PEER,
+        to: ME,
+        kind: MessageKind::Append,
+        reject: false,
+        term: 1,
+        log_term,
+        index: index - 1,
+        commit: 0,
+        commit_term: 0,
+        reject_hint: 0,
+        request_snapshot: 0,
+        priority: 0,
+        context: &[],
+        snapshot: None,
+    };
+    let entry = EntryHead { term: 1, index, bytes: 0, kind: peer::EntryKind::Normal };
+    let mut bytes = Vec::new();
+    peer::encode_replicate(&mut bytes, &head, [(entry, &[][..])].into_iter());
+    bytes
+}
+
+#[test]
+fn entries_that_find_no_room_in_the_log_wait_for_it() {
+    let mut world = World::greeted();
+    for index in 1..=3 {
+        world.step(Input::Received { connection: MESSAGES, bytes: &append(index) });
+    }
+    world.make_room();
+    world.write();
+    let mut acknowledged = Vec::new();
+    world.heard(MESSAGES, |said| {
+        if let PeerFrame::Replicate(view) = said {
+            assert_eq!((view.head.kind, view.head.reject), (MessageKind::AppendResponse, false));
+            acknowledged.push(view.head.index);
+        }
+    });
+    assert_eq!(acknowledged.last(), Some(&3));
+}
+
 #[test]
 fn messages_that_find_no_room_in_the_log_wait_for_it() {
     let options = EngineOptions { group: GroupId(0), ordinal: 0, messages_max: 100 };
