@@ -13,7 +13,7 @@ use crate::latencies::Latencies;
 use crate::limit::{LATENCY_COLUMNS, SCRATCH_BYTES, latency_cells};
 use crate::loopback;
 use crate::machine::{Cores, on_core};
-use crate::nodes::{NODES, Nodes, groups, leader};
+use crate::nodes::{NODES, Nodes, each_leads, groups, leader};
 use crate::publisher::{Access, Publisher, Shape};
 use crate::steady::{self, Steady, Watch};
 use crate::table::{Cell, Table};
@@ -93,6 +93,8 @@ const MISSED: Shape = Shape { message_bytes: 4 << 10, batch: 64 };
 
 pub(crate) fn measure(nodes: &mut Nodes, cores: Cores, plan: Plan) -> Result<CatchUp> {
     let access = nodes.access().clone();
+    // Right after a start or a failover one node leads more than it should.
+    nodes.wait_until(|status| each_leads(status).then_some(()))?;
     let status = nodes.wait_until_settled()?;
     let steady = Steady { queue: queue_led_elsewhere(&access, &status, &STEADY_QUEUES)?.name, ..plan.steady };
     let missed = queue_led_elsewhere(&access, &status, &QUEUES)?;

@@ -1,6 +1,7 @@
 //! Three nodes on this machine as one cluster: each a process of its own, killed and restarted one by one, watched from
 //! outside and through the client.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -221,6 +222,13 @@ pub(crate) fn groups(status: &ClusterStatus) -> std::ops::Range<u32> {
     0..status.nodes.iter().flat_map(|node| &node.groups).map(|group| group.group + 1).max().unwrap_or(0)
 }
 
+/// Whether every node leads a group.
+pub(crate) fn each_leads(status: &ClusterStatus) -> bool {
+    let leaders: BTreeSet<u32> =
+        groups(status).filter_map(|group| leader(status, group)).map(|it| it.0).collect();
+    leaders.len() == NODES
+}
+
 /// Leader and term of each group that has one.
 fn leads_of(status: &ClusterStatus) -> Vec<Option<(u32, u64)>> {
     let lead = |group| leader(status, group).map(|(node, group)| (node, group.term));
@@ -299,10 +307,12 @@ pub(crate) mod tests {
     #[test]
     fn newest_leader_counts() {
         let mut status = whole();
+        assert!(each_leads(&status));
         status.nodes[2].groups[0].is_leader = true;
         status.nodes[2].groups[0].term = 3;
         assert_eq!(leader(&status, 0).map(|(node, group)| (node, group.term)), Some((3, 3)));
         assert_eq!(leads_of(&status), [Some((3, 3)), Some((2, 2)), Some((3, 2))]);
+        assert!(!each_leads(&status));
     }
 
     #[test]

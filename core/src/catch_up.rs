@@ -20,6 +20,7 @@ use crate::dispatch::rot;
 use crate::failure::Failure;
 use crate::group::{Group, Turn, entry_kind};
 use crate::member::node_of;
+use crate::pace::Help;
 use crate::readback::ReadWindow;
 use crate::shard::{Output, Shard};
 use crate::time::Time;
@@ -367,7 +368,8 @@ impl Group {
         }
         let unsent = turn.outbox.connection(up.connection).map_or(0, |connection| connection.unsent());
         let may_be_sent = one.may_be_sent && unsent < UNSENT_MAX && catch_up.sent_bytes < window_bytes;
-        if !may_be_sent || !catch_up.is_ready() {
+        let help = Help::Log(ordinal);
+        if !may_be_sent || !catch_up.is_ready() || !turn.pace.may_help(help, turn.now) {
             return Ok(false);
         }
         let (group, log) = (self.id, &*turn.log);
@@ -384,7 +386,7 @@ impl Group {
             self.entries_read_back += count;
             self.drive(turn)?;
         }
-        Ok(catch_up.is_ready())
+        Ok(catch_up.is_ready() && turn.pace.may_help(help, turn.now))
     }
 
     /// A read of a catch-up came back. What it was for may be over.

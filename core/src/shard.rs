@@ -374,7 +374,8 @@ impl Shard {
         let vouch = self.appended_at.map(|at| at.after_ns(VOUCH_AFTER_NS));
         let leases = self.groups.iter().filter_map(|group| group.engine.next_deadline()).min();
         let tick = (!self.peers.is_empty()).then_some(self.tick_at);
-        let due = [self.outbox.connections.next_deadline(), self.peers.next_deadline(), vouch, leases, tick];
+        let (connections, peers) = (self.outbox.connections.next_deadline(), self.peers.next_deadline());
+        let due = [connections, peers, self.pace.next_deadline(), vouch, leases, tick];
         due.into_iter().flatten().min()
     }
 
@@ -613,6 +614,7 @@ impl Shard {
         while let Some(id) = self.outbox.connections.pop_overdue(now) {
             self.outbox.close(id, Code::Malformed, "a frame was begun and not finished in time");
         }
+        self.pace.on_turn();
         self.tend_peers(now, output);
         self.take_late(now, output);
         for group in &mut self.groups {

@@ -5,6 +5,7 @@ use crate::connection::ConnectionId;
 use crate::engine::EngineOptions;
 use crate::group::{Group, Turn};
 use crate::member::{self, node_of};
+use crate::pace::Help;
 use crate::readback::Reader;
 use crate::shard::{Output, Shard};
 use crate::time::Time;
@@ -85,7 +86,8 @@ impl Shard {
             }
             let Some(source) = &mut group.source else { continue };
             let reader = Reader::Transfer(ordinal);
-            let mut supply = Supply { reader, reads: &mut output.reads, is_busy };
+            let help = Help::Checkpoint(ordinal);
+            let mut supply = Supply { reader, help, reads: &mut output.reads, is_busy };
             match source.advance(&mut turn, &mut supply) {
                 Ok(has_more) => output.is_unfinished |= has_more,
                 Err(failure) => _ = output.failure.get_or_insert(failure),

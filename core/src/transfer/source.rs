@@ -10,6 +10,7 @@ use crate::connection::ConnectionId;
 use crate::dispatch::rot;
 use crate::failure::Failure;
 use crate::group::Turn;
+use crate::pace::Help;
 use crate::peers::Peers;
 use crate::readback::{ReadWindow, Reader};
 use crate::time::Time;
@@ -105,6 +106,7 @@ impl Sent {
 pub(crate) struct Supply<'a> {
     /// Who waits for what is read.
     pub(crate) reader: Reader,
+    pub(crate) help: Help,
     /// Reads to issue.
     pub(crate) reads: &'a mut Vec<ReadWindow>,
     /// Somebody waits for an answer that the shard works on.
@@ -212,7 +214,10 @@ impl Source {
                 Stage::Parts if self.parts.in_flight() < PARTS_IN_FLIGHT_MAX => {
                     self.send_part(turn, up.connection);
                 }
-                Stage::Payloads if self.in_flight_bytes < turn.pace.window_bytes() => {
+                Stage::Payloads
+                    if self.in_flight_bytes < turn.pace.window_bytes()
+                        && turn.pace.may_help(supply.help, turn.now) =>
+                {
                     let is_there = self.collect(turn.log)?;
                     self.read_ahead(turn, supply);
                     if !is_there {
