@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ringmain_client::{ClusterStatus, MemberState, QueueSettings};
 
+use crate::beside::{self, Load};
 use crate::disk::{self, ScratchFile, Stream};
 use crate::error::{Doing, Error, Result};
 use crate::latencies::Latencies;
@@ -14,6 +15,7 @@ use crate::limit::{LATENCY_COLUMNS, SCRATCH_BYTES, latency_cells};
 use crate::loopback;
 use crate::machine::{Cores, on_core};
 use crate::nodes::{NODES, Nodes, each_leads, groups, leader};
+use crate::pacing::Schedule;
 use crate::publisher::{Access, Publisher, Shape};
 use crate::steady::{self, Steady, Watch};
 use crate::table::{Cell, Table};
@@ -45,6 +47,9 @@ struct Limits {
     /// Leader and follower share a disk: what is read there is written there too.
     copy: Option<f64>,
     loopback: f64,
+    /// How many times as long the slowest small durable writes of the leader's disk take beside a stream of as much of this as
+    /// is wanted.
+    slowdown: f64,
 }
 
 impl Limits {
@@ -87,6 +92,8 @@ const QUEUES: [&str; 6] = [
     "bench.missed-5",
     "bench.missed-6",
 ];
+/// Of the limit, a catch-up should reach.
+pub(crate) const WANTED_SHARE: f64 = 0.6;
 /// Who is killed and catches up.
 const FOLLOWER: u32 = NODES as u32;
 const MISSED: Shape = Shape { message_bytes: 4 << 10, batch: 64 };
@@ -102,7 +109,7 @@ pub(crate) fn measure(nodes: &mut Nodes, cores: Cores, plan: Plan) -> Result<Cat
     delete_queue(&access, missed.name)?;
     Ok(CatchUp {
         missed_bytes: plan.missed_bytes,
-        limits: measure_limits(nodes, missed.leader, cores, plan.missed_bytes)?,
+        limits: measure_limits(nodes, missed.leader, cores, plan)?,
         before: record.latencies(|each| timing.quiet.contains(&each.due_at)),
         during: record.latencies(|each| timing.catch_up().contains(&each.due_at)),
         timing,
@@ -168,20 +175,26 @@ fn publish_missed(access: &Access, name: &str, bytes: u64) -> Result<()> {
 
 /// What the leader's disk reads and the follower's writes, both at once where it is the same disk, in streams as long as the
 /// catch-up: what a disk grants for a moment is no limit of one that lasts.
-fn measure_limits(nodes: &Nodes, leader: u32, cores: Cores, bytes: u64) -> Result<Limits> {
+fn measure_limits(nodes: &Nodes, leader: u32, cores: Cores, plan: Plan) -> Result<Limits> {
     const LOOPBACK_LASTS: Duration = Duration::from_millis(600);
-    let (source, target) = (nodes.disk(leader), nodes.disk(FOLLOWER));
-    let (read, write, copy) = on_core(cores.server, || {
+    let (source, target, bytes) = (nodes.disk(leader), nodes.disk(FOLLOWER), plan.missed_bytes);
+    let (file, read, write, copy) = on_core(cores.server, || {
         let file = ScratchFile::create(source, SCRATCH_BYTES)?;
         let read = disk::sustained(&file, Stream::Read, bytes)?;
         if source == target {
             let write = disk::sustained(&file, Stream::WriteDurable, bytes)?;
-            return Ok((read, write, Some(disk::copied(&file, bytes)?)));
+            let copy = disk::copied(&file, bytes)?;
+            return Ok((file, read, write, Some(copy)));
         }
-        let file = ScratchFile::create(target, SCRATCH_BYTES)?;
-        Ok((read, disk::sustained(&file, Stream::WriteDurable, bytes)?, None))
+        let other = ScratchFile::create(target, SCRATCH_BYTES)?;
+        Ok((file, read, disk::sustained(&other, Stream::WriteDurable, bytes)?, None))
     })?;
-    Ok(Limits { read, write, copy, loopback: loopback::bandwidth(cores, LOOPBACK_LASTS)? })
+    let loopback = loopback::bandwidth(cores, LOOPBACK_LASTS)?;
+    let mut limits = Limits { read, write, copy, loopback, slowdown: 1.0 };
+    let load = Load { bytes_per_second: WANTED_SHARE * limits.least(), is_copied: copy.is_some() };
+    let schedule = Schedule::new(plan.steady.rate, plan.before.as_secs());
+    limits.slowdown = beside::measure(&file, cores, schedule, load)?.slowdown();
+    Ok(limits)
 }
 
 /// Where the log of each group ends, once each has a leader other than `follower`.
@@ -241,10 +254,11 @@ pub(crate) fn table(catch_up: &CatchUp) -> Table {
         ("both at once", "copy_bytes_per_second"),
         ("loopback MB/s", "loopback_bytes_per_second"),
         ("of the limit", "share"),
+        ("raw p99 beside 60 %", "raw_slowdown"),
     ];
     let mut table = Table::new("catch_up", title, &columns);
     let &Timing { restarted_at, served_at, current_at, by_checkpoint, .. } = &catch_up.timing;
-    let Limits { read, write, copy, loopback } = catch_up.limits;
+    let Limits { read, write, copy, loopback, .. } = catch_up.limits;
     table.row(vec![
         Cell::Count(catch_up.missed_bytes >> 20),
         Cell::text(if by_checkpoint { "checkpoint" } else { "entries" }),
@@ -256,6 +270,7 @@ pub(crate) fn table(catch_up: &CatchUp) -> Table {
         copy.map_or(Cell::Missing, Cell::BytesPerSecond),
         Cell::BytesPerSecond(loopback),
         Cell::Share(catch_up.share()),
+        Cell::Times(catch_up.limits.slowdown),
     ]);
     table
 }

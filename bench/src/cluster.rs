@@ -229,7 +229,7 @@ fn targets(rounds: &[Round], once: &Once) -> Vec<Target> {
         target("failover ms, p99", Bound::AtMost(1_000.0), Cell::Number, at_failover(0.99)),
         target(
             "catch-up, of disk and loopback",
-            Bound::AtLeast(0.6),
+            Bound::AtLeast(catch_up::WANTED_SHARE),
             Cell::Share,
             catch_up.map(CatchUp::share),
         ),

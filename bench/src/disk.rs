@@ -45,7 +45,7 @@ impl ScratchFile {
     }
 
     /// A ring of the calling thread for `depth` operations on this file at a time, file 0 of it.
-    fn ring(&self, depth: u32, arena_bytes: usize) -> Result<Ring> {
+    pub(crate) fn ring(&self, depth: u32, arena_bytes: usize) -> Result<Ring> {
         let entries = depth.next_power_of_two();
         Ring::new(entries, arena_bytes, vec![self.descriptor()?]).doing(|| "setting up io_uring".to_owned())
     }
@@ -82,7 +82,7 @@ impl Cursor {
     }
 }
 
-fn transfer_one(ring: &mut Ring, transfer: Transfer, span: Span) -> Result<()> {
+pub(crate) fn transfer_one(ring: &mut Ring, transfer: Transfer, span: Span) -> Result<()> {
     ring.push(Operation { transfer, file: 0, span, tag: 0 });
     ring.submit_and_wait(1).doing(|| "submitting to io_uring".to_owned())?;
     let completion = ring.next_completion().expect("waited for one completion");

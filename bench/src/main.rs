@@ -23,6 +23,7 @@ mod site;
 mod stock;
 mod target;
 
+mod beside;
 mod disk;
 mod loopback;
 mod raw_loop;
