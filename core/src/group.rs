@@ -630,6 +630,11 @@ impl Group {
         }
     }
 
+    /// Nothing is under way, and nobody misses a leader.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.is_quiet() && self.replica.is_calm() && self.source.is_none() && self.target.is_none()
+    }
+
     /// Asks the peers whether this one still leads, on behalf of everyone who wants to know something.
     pub(crate) fn begin_reads(&mut self) {
         if self.is_serving()

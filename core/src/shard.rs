@@ -373,7 +373,7 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Time> {
         let vouch = self.appended_at.map(|at| at.after_ns(VOUCH_AFTER_NS));
         let leases = self.groups.iter().filter_map(|group| group.engine.next_deadline()).min();
-        let tick = (!self.peers.is_empty()).then_some(self.tick_at);
+        let tick = (!self.peers.is_empty()).then(|| self.next_tick());
         let (connections, peers) = (self.outbox.connections.next_deadline(), self.peers.next_deadline());
         let due = [connections, peers, self.pace.next_deadline(), vouch, leases, tick];
         due.into_iter().flatten().min()

@@ -234,6 +234,13 @@ impl Replica {
         self.after_input();
     }
 
+    /// It leads, or has just heard who does: nothing comes of the next tick alone.
+    pub fn is_calm(&self) -> bool {
+        let raft = &self.node.raft;
+        let is_led = raft.leader_id != 0 && raft.election_elapsed <= HEARTBEAT_TICKS + 1;
+        self.is_leader() || (raft.state == StateRole::Follower && is_led)
+    }
+
     /// Stands for election now, without waiting for silence. Does nothing on a replica that is no voter.
     pub fn campaign(&mut self) {
         if self.node.raft.promotable() && self.may_stand() {

@@ -129,6 +129,25 @@ impl Led {
 }
 
 #[test]
+fn each_second_tick_passes_by_while_nothing_is_to_be_done() {
+    let mut led = Led::new();
+    let first = led.world.shard.tick_at;
+    led.pass(1);
+    assert_eq!(led.world.shard.next_tick(), first.after_ns(2 * TICK_NS));
+    let nobody_leads = World::greeted().shard;
+    assert_eq!(nobody_leads.next_tick(), nobody_leads.tick_at);
+}
+
+#[test]
+fn a_process_that_was_stopped_makes_up_for_one_tick() {
+    let mut led = Led::new();
+    led.world.now = led.world.now.after_ns(100 * TICK_NS);
+    assert_eq!(led.world.shard.ticks_due(led.world.now), 2);
+    assert_eq!(led.world.shard.tick_at, led.world.now.after_ns(TICK_NS));
+    assert_eq!(led.world.shard.ticks_due(led.world.now.after_ns(TICK_NS)), 1);
+}
+
+#[test]
 fn a_change_is_done_when_an_entry_behind_it_is_committed() {
     let mut led = Led::new();
     let before = led.last;
