@@ -1,9 +1,10 @@
 //! A node and its disk: what the runtime does in the product, with virtual devices.
 
+mod recovery;
+
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use ringmain_core::boot::Replay;
 use ringmain_core::config::{self, Bytes as Size, Limits};
 use ringmain_core::connection::ConnectionId;
 use ringmain_core::failure::Failure;
@@ -11,10 +12,7 @@ use ringmain_core::formation::{ClusterLayout, Founder, State as LayoutState};
 use ringmain_core::member::{Member, replica_id};
 use ringmain_core::shard::{Input, Output, Shard, ShardOptions};
 use ringmain_core::time::Time;
-use ringmain_wal::{
-    Error, GroupId, HardState, Identity, LogOptions, PAGE_BYTES, Position, PrepareSegment, RecordKind,
-    Recovery, SegmentFile, Sequence, WriteId,
-};
+use ringmain_wal::{GroupId, Identity, LogOptions, PAGE_BYTES, Position, PrepareSegment, WriteId};
 
 use super::network::End;
 use super::{BEGIN, CLUSTER, Deed, Event, PORT, Plant, Run, SEGMENT_BYTES, member};
@@ -171,43 +169,6 @@ fn layout(at: usize, machine: &Machine) -> ClusterLayout {
         founders: machine.options.founders.iter().map(founder).collect(),
         replaces: machine.incarnation,
     }
-}
-
-struct Booted {
-    shard: Shard,
-    last: Sequence,
-    /// Behind the last record.
-    end: Option<Position>,
-    installed: u64,
-}
-
-/// Reads the log back and replays it, as the product does.
-fn boot(disk: &Disk, options: &ShardOptions, plant: Plant) -> Result<Booted, Failure> {
-    let header = |number| SegmentFile { number, header: disk.read(Place::Segment(number), 0..PAGE).to_vec() };
-    let slots = [Place::Slot(0), Place::Slot(1)].map(|slot| disk.read(slot, 0..PAGE));
-    let mut recovery = Recovery::new(&options.log, slots, disk.segments().map(header).collect())?;
-    let mut replay = Replay::new(options.clone());
-    let (mut end, mut installed) = (None, 0);
-    while let Some(read) = recovery.poll_read() {
-        let from = read.offset as usize;
-        recovery.on_read(disk.read(Place::Segment(read.segment), from..from + read.bytes));
-        while let Some(mut record) = recovery.next_record() {
-            end = Some(record.payload_position.advance(record.payload.len() as u64));
-            installed += u64::from(record.header.kind == RecordKind::Install);
-            let mut header = record.header.clone();
-            match plant {
-                Plant::VoteForgotten => header.hard_state = HardState { vote: 0, ..header.hard_state },
-                Plant::CommitForgotten => header.hard_state = HardState { commit: 0, ..header.hard_state },
-                Plant::PromiseDropped if header.kind == RecordKind::HardState => continue,
-                _ => {}
-            }
-            record.header = &header;
-            replay.on_record(&record)?;
-        }
-    }
-    let recovered = recovery.finish()?;
-    let last = recovered.start.last_sequence();
-    Ok(Booted { shard: replay.finish(recovered)?, last, end, installed })
 }
 
 fn place(position: Position) -> (u64, usize) {
@@ -555,43 +516,6 @@ impl Run {
         (machine.shard, machine.state) = (Some(booted.shard), State::Up);
         self.plan_turn(node);
         Ok(())
-    }
-
-    /// Nothing: the disk has lost what it should have.
-    fn recover(&mut self, node: usize) -> Result<Option<Booted>, String> {
-        let machine = &mut self.machines[node];
-        let found = boot(&machine.disk, &machine.options, self.plant);
-        let refused = |why| format!("durable: a sound log is refused on node {}: {why}", node + 1);
-        if !machine.disk.is_harmed() {
-            return found.map(Some).map_err(refused);
-        }
-        let mut sound = machine.disk.clone();
-        sound.heal();
-        let expected = boot(&sound, &machine.options, self.plant).map_err(refused)?;
-        match found {
-            // It does not matter to this one; but it could to whoever is lost next.
-            Ok(found) if found.last == expected.last => {
-                machine.disk = sound;
-                return Ok(Some(expected));
-            }
-            // Nothing on the disk says that what is rotten was durable: somebody has to know it.
-            Ok(_) => self.report.unprovable += 1,
-            Err(why) => self.check_rot(node, &why)?,
-        }
-        Ok(None)
-    }
-
-    /// A refusal to boot names bytes, and something near them is indeed not what it was.
-    fn check_rot(&self, node: usize, why: &Failure) -> Result<(), String> {
-        let disk = &self.machines[node].disk;
-        let harmed = |place| disk.is_harmed_in(place, 0..SEGMENT_BYTES as usize);
-        let slots = [Place::Slot(0), Place::Slot(1)].into_iter().any(harmed);
-        match why {
-            Failure::Wal(Error::Rot { segment, .. }) if slots || harmed(Place::Segment(*segment)) => Ok(()),
-            // A superblock that was never written names what is no more.
-            Failure::Replay { .. } | Failure::LostSegment { .. } if slots => Ok(()),
-            _ => Err(format!("honest: a harmed log is refused for another reason: {why}")),
-        }
     }
 
     /// A new disk: the machine comes back as somebody else.
