@@ -4,6 +4,8 @@
 //! ```text
 //! machine  a node: carries its shard's outputs to the disk and the network and the inputs back; boots, crashes, is wiped
 //! network  bytes between any two: in order for each connection, late, cut off, corrupted, repeated
+//! forming  a node that is part of no cluster yet: asks, answers, decides
+//! founding how nodes with empty directories come to be one cluster, and what must be true of it
 //! chaos    what nobody asked for, and what of it may happen at a time without more being lost than a minority
 //! client   producers, consumers, administrators, whoever changes the members, and a stranger
 //! oracle   reads along where shards speak and where clients do: what was promised, and whether it was kept
@@ -16,6 +18,8 @@
 
 mod chaos;
 mod client;
+mod forming;
+mod founding;
 mod lies;
 mod machine;
 mod network;
@@ -30,9 +34,11 @@ use ringmain_net::peer::Lane;
 use ringmain_wal::{Position, PrepareSegment, WriteId};
 
 use crate::disk::Flight;
+use crate::rng::Rng;
 use crate::world::{MICROSECOND, MILLISECOND, SECOND, Trace, World};
 use chaos::{Fault, Weather};
 use client::Client;
+use founding::Founding;
 use lies::Lies;
 use machine::{Machine, State};
 use network::{Overheard, Pipe};
@@ -74,6 +80,10 @@ pub enum Plant {
     MessageLost,
     /// What is read of a log lies a page further on.
     ReadElsewhere,
+    /// Whoever is asked while no cluster is formed seems to know what the asker knows.
+    AgreementForged,
+    /// Which one it is, a node that waits for its cluster forgets when it restarts.
+    IncarnationForgotten,
 }
 
 impl Plant {
@@ -138,11 +148,20 @@ pub struct Report {
     pub handed: u64,
     pub removed: u64,
     pub digests: u64,
+    /// Nodes that found all founders, heard of it late, and were none of them.
+    pub formed: u64,
+    pub adopted: u64,
+    pub joined: u64,
+    /// Nodes that found that others do not fit.
+    pub misfits: u64,
+    /// Crashes and lost disks of nodes that waited for a cluster.
+    pub early_crashes: u64,
+    pub lost_early: u64,
 }
 
 impl Report {
     /// Each of which should happen now and then; losses that nothing proves are too rare.
-    pub fn counts(&self) -> [(&'static str, u64); 35] {
+    pub fn counts(&self) -> [(&'static str, u64); 41] {
         [
             ("acknowledged", self.acknowledged),
             ("duplicates", self.duplicates),
@@ -179,6 +198,12 @@ impl Report {
             ("handed", self.handed),
             ("removed", self.removed),
             ("digests", self.digests),
+            ("formed", self.formed),
+            ("adopted", self.adopted),
+            ("joined", self.joined),
+            ("misfits", self.misfits),
+            ("early_crashes", self.early_crashes),
+            ("lost_early", self.lost_early),
         ]
     }
 }
@@ -197,6 +222,8 @@ enum Event {
         life: u64,
         down: u64,
     },
+    /// The disk of a machine is lost before there is a cluster.
+    LoseEarly(usize),
     /// Bytes reach this side of a connection.
     Arrive(u64, usize),
     /// The kernel has taken bytes from this side.
@@ -220,6 +247,16 @@ enum Deed {
     Dialled(usize, Lane),
     /// Nobody knows this peer's host.
     Unknown(u32, Lane),
+    /// What the node is has become durable.
+    Settled,
+    /// A peer is asked whether there is a cluster.
+    Ask(u32),
+    /// The question of this number finds the peer, or nobody.
+    Reached(u32, u64),
+    /// It is too late for its answer.
+    Overdue(u32, u64),
+    /// Something may follow from what was heard.
+    Decide,
 }
 
 struct Run {
@@ -231,6 +268,8 @@ struct Run {
     clients: Vec<Client>,
     oracle: Oracle,
     lies: Lies,
+    /// None: all nodes were members from the beginning.
+    founding: Option<Founding>,
     report: Report,
 
     pipes: BTreeMap<u64, Pipe>,
@@ -251,16 +290,23 @@ struct Run {
     is_calm: bool,
 }
 
-/// Some thousand steps of one seed and a peaceful end, or the first thing that went wrong.
+/// Some thousand steps of one seed, beside those until there is a cluster, and a peaceful end, or the first thing that went wrong.
 pub fn run(seed: u64, steps: u64, plant: Plant, trace: Trace) -> Result<Report, String> {
     let mut run = Run::new(seed, plant, trace);
-    for node in 0..run.machines.len() {
-        run.boot(node)?;
+    let mut scheme = Rng::new(!seed);
+    run.founding = Founding::draw(plant, run.groups, &mut scheme);
+    match run.founding.take() {
+        Some(founding) => run.found(founding, &mut scheme),
+        None => (0..MACHINES).try_for_each(|node| run.boot(node))?,
     }
     for client in 0..run.clients.len() {
         run.world.after((1 + client as u64) * MICROSECOND, Event::Act(client));
     }
     run.world.after(MILLISECOND, Event::Chaos);
+    // Until there is a cluster little can go wrong in a step.
+    while run.is_founding() {
+        run.step()?;
+    }
     for _ in 0..steps {
         run.step()?;
     }
@@ -290,6 +336,7 @@ impl Run {
             clients,
             oracle: Oracle::new(queues),
             lies: Lies::default(),
+            founding: None,
             report: Report::default(),
             pipes: BTreeMap::new(),
             next_pipe: 1,
@@ -329,6 +376,7 @@ impl Run {
                 Ok(())
             }
             Event::Vanish { node, life, down } => self.vanish(node, life, down),
+            Event::LoseEarly(node) => self.lose_early(node),
             Event::Arrive(pipe, side) => self.arrive(pipe, side),
             Event::Sent(pipe, side, bytes) => self.sent(pipe, side, bytes),
             Event::Over(pipe, side) => self.over(pipe, side),
@@ -342,16 +390,19 @@ impl Run {
             Event::Arrive(pipe, side) | Event::Sent(pipe, side, _) | Event::Over(pipe, side) => {
                 self.pipes.get(&pipe)?.ends[side].node()?
             }
-            Event::Act(_) | Event::Chaos | Event::Heal | Event::Boot(..) | Event::Vanish { .. } => {
-                return None;
-            }
+            Event::Act(_)
+            | Event::Chaos
+            | Event::Heal
+            | Event::Boot(..)
+            | Event::Vanish { .. }
+            | Event::LoseEarly(_) => return None,
         };
         let until = self.machines[node].paused_until;
         (until > self.world.now()).then_some(until)
     }
 
     fn is_up(&self, node: usize, life: u64) -> bool {
-        self.machines[node].life == life && self.machines[node].shard.is_some()
+        self.machines[node].life == life && self.machines[node].is_running()
     }
 
     /// The world is kind again: everything comes to its end.
@@ -383,7 +434,8 @@ impl Run {
             if !ticks.is_multiple_of(64) {
                 continue;
             }
-            let is_done = self.clients.iter().all(Client::is_done) && self.is_goal_reached();
+            let is_formed = self.machines.iter().all(|machine| machine.forming.is_none());
+            let is_done = is_formed && self.clients.iter().all(Client::is_done) && self.is_goal_reached();
             if !is_done {
                 goal = self.oracle.shown();
             }
@@ -459,7 +511,9 @@ impl Run {
                         Some(format!("{:?} of {members:?}", self.state(node, group)?))
                     })
                     .collect();
-                format!("{}.{} {:?}: {groups:?}", node + 1, machine.incarnation, machine.state)
+                let known = machine.directory.as_ref().map(|one| (&one.identity, one.misfit));
+                let (incarnation, state) = (machine.incarnation, machine.state);
+                format!("{}.{incarnation} {state:?} {known:?}: {groups:?}", node + 1)
             })
             .collect();
         let goal: Vec<_> = self.goal.iter().map(|member| (member.node, member.incarnation)).collect();

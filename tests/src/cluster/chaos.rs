@@ -21,9 +21,14 @@ impl Run {
             self.is_fragile = false;
             self.world.note("whole", &[]);
         }
+        let is_founding_in_peace = self.tend_founding()?;
         if self.is_calm {
             self.world.after(20 * MILLISECOND, Event::Chaos);
             return self.tend();
+        }
+        if is_founding_in_peace {
+            self.world.after(20 * MILLISECOND, Event::Chaos);
+            return Ok(());
         }
         if self.world.rng.one_in(8) {
             self.look_after_disks()?;
@@ -34,6 +39,7 @@ impl Run {
         // Elections are short, and what happens in them matters.
         let pause = match has_leaders {
             true if !self.plant.needs_haste() => self.world.rng.skewed(200),
+            _ if self.is_founding() => self.world.rng.skewed(60),
             _ => self.world.rng.skewed(20),
         };
         self.world.after(pause * MILLISECOND, Event::Chaos);
@@ -59,7 +65,7 @@ impl Run {
         let now = self.world.now();
         let rng = &mut self.world.rng;
         let node = rng.below(MACHINES as u64) as usize;
-        let is_up = self.machines[node].shard.is_some();
+        let is_up = self.machines[node].is_running();
         match fault {
             Fault::Crash | Fault::Blink if is_up => {
                 let down = if matches!(fault, Fault::Crash) {
@@ -105,6 +111,7 @@ impl Run {
             Fault::Depose => return self.depose(),
             Fault::Betray => self.betray(),
             Fault::Split => return self.split(),
+            Fault::Wipe | Fault::Rot | Fault::Lie if self.is_founding() => return self.lose_early(node),
             Fault::Wipe | Fault::Rot | Fault::Lie | Fault::Members if !self.may_lose() => {
                 self.wanted = Some(fault);
             }
@@ -174,6 +181,9 @@ impl Run {
             return Ok(());
         }
         self.world.note("stop", &[node as u64]);
+        if self.machines[node].shard.is_none() {
+            return self.vanish(node, self.machines[node].life, SECOND / 8);
+        }
         self.machines[node].led_at_stop = self.leads_any(node);
         self.input(node, Input::Stop).map(|_| ())
     }
@@ -201,7 +211,9 @@ impl Run {
             }
             self.goal.retain(|known| known.node as usize != node + 1);
         } else {
-            if self.machines[node].state == State::Removed {
+            // Whoever makes it a member has to know which one it is.
+            let is_nameless = self.machines[node].directory.as_ref().is_some_and(|one| !one.is_settled());
+            if is_nameless || self.machines[node].state == State::Removed {
                 return;
             }
             self.goal.push(member(node, self.machines[node].incarnation));
@@ -244,7 +256,7 @@ impl Run {
                 State::Rotten => self.replace(node)?,
                 State::Down => self.boot(node)?,
                 State::Removed if self.is_member(node) => self.replace(node)?,
-                State::Up | State::Removed => {}
+                State::Up | State::Forming | State::Removed => {}
             }
         }
         assert!(self.world.now() < u64::MAX - SECOND);

@@ -14,6 +14,7 @@ use ringmain_core::shard::{Input, Output, Shard, ShardOptions};
 use ringmain_core::time::Time;
 use ringmain_wal::{GroupId, Identity, LogOptions, PAGE_BYTES, Position, PrepareSegment, WriteId};
 
+use super::forming::{Directory, Forming};
 use super::network::End;
 use super::{BEGIN, CLUSTER, Deed, Event, PORT, Plant, Run, SEGMENT_BYTES, member};
 use crate::disk::{Disk, Faults, Place};
@@ -27,6 +28,8 @@ const CACHED_NS: u64 = 200 * MILLISECOND;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
     Up,
+    /// Its process waits for a cluster.
+    Forming,
     /// It comes back by itself.
     Down,
     /// Its disk is rotten, and it says so: it stays down until it is wiped.
@@ -42,6 +45,10 @@ pub(super) struct Machine {
     pub(super) state: State,
     pub(super) life: u64,
     pub(super) shard: Option<Shard>,
+    /// None: the node was a member from the beginning, and nothing undoes that.
+    pub(super) directory: Option<Directory>,
+    /// Invariant: there is no shard beside it.
+    pub(super) forming: Option<Forming>,
     pub(super) paused_until: u64,
     /// The wall's clock against the world's; it never goes back in one life.
     pub(super) clock: u64,
@@ -74,7 +81,7 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(at: usize, founders: &[Member], plant: Plant, rng: &mut Rng) -> Self {
-        let identity = identity(at, 1);
+        let identity = identity(CLUSTER, at, 1);
         let options = ShardOptions {
             identity,
             log: LogOptions {
@@ -115,6 +122,8 @@ impl Machine {
             state: State::Down,
             life: 0,
             shard: None,
+            directory: None,
+            forming: None,
             paused_until: 0,
             clock: BEGIN,
             is_suspect: false,
@@ -147,8 +156,8 @@ pub(super) fn usual_faults(plant: Plant, rng: &mut Rng) -> Faults {
     Faults { slow: if rng.one_in(2) { 0 } else { rng.skewed(20_000) }, ..Faults::none() }
 }
 
-fn identity(at: usize, incarnation: u32) -> Identity {
-    Identity { cluster: CLUSTER, node: at as u32 + 1, shard: 0, incarnation }
+fn identity(cluster: u64, at: usize, incarnation: u32) -> Identity {
+    Identity { cluster, node: at as u32 + 1, shard: 0, incarnation }
 }
 
 /// What a node says of itself whose log was rotten, and which begins anew.
@@ -159,7 +168,7 @@ fn layout(at: usize, machine: &Machine) -> ClusterLayout {
         address: config::Address { host: member.address.host.clone(), port: PORT },
     };
     ClusterLayout {
-        cluster: CLUSTER,
+        cluster: machine.options.identity.cluster,
         node: at as u32 + 1,
         incarnation: machine.incarnation + 1,
         shards: 1,
@@ -215,6 +224,20 @@ impl Run {
             Deed::Dialled(to, lane) => self.dialled(node, to, lane),
             Deed::Unknown(peer, lane) => {
                 self.input(node, Input::Dialled { node: peer, lane, connection: None }).map(|_| ())
+            }
+            Deed::Settled => self.settled(node),
+            Deed::Decide => self.decide(node),
+            Deed::Ask(peer) => {
+                self.ask(node, peer);
+                Ok(())
+            }
+            Deed::Reached(peer, number) => {
+                self.reached(node, peer, number);
+                Ok(())
+            }
+            Deed::Overdue(peer, number) => {
+                self.overdue(node, peer, number);
+                Ok(())
             }
         }
     }
@@ -303,6 +326,9 @@ impl Run {
     fn carry(&mut self, node: usize, output: &mut Output) -> Result<(), String> {
         if let Some(failure) = output.failure.take() {
             return self.fail(node, &failure);
+        }
+        if output.has_joined {
+            self.joined(node);
         }
         for connection in output.resumes.drain(..) {
             self.resume(node, connection.0);
@@ -480,6 +506,10 @@ impl Run {
         }
         machine.life += 1;
         (machine.shard, machine.output, machine.state) = (None, Output::default(), State::Down);
+        self.report.early_crashes += u64::from(machine.forming.take().is_some());
+        if let Some(directory) = &mut machine.directory {
+            directory.crash(rng);
+        }
         (machine.turn_planned, machine.deadline_planned, machine.is_refused) = (false, None, false);
         (machine.paused_until, machine.is_stopping) = (0, false);
         machine.segments.clear();
@@ -492,12 +522,17 @@ impl Run {
         }
         self.report.crashes += 1;
         self.drop_pipes(node, is_silent);
-        Ok(())
+        self.check_directories()
     }
 
     /// From what the disk holds; if that is harmed, the node must say so, unless it does not matter.
     pub(super) fn boot(&mut self, node: usize) -> Result<(), String> {
-        assert!(self.machines[node].shard.is_none());
+        assert!(!self.machines[node].is_running());
+        if self.machines[node].directory.as_ref().is_some_and(|directory| !directory.is_settled()) {
+            self.open(node);
+            return Ok(());
+        }
+        self.machines[node].take_layout();
         let Some(booted) = self.recover(node)? else {
             self.machines[node].state = State::Rotten;
             self.report.rotten += 1;
@@ -520,18 +555,18 @@ impl Run {
 
     /// A new disk: the machine comes back as somebody else.
     pub(super) fn wipe(&mut self, node: usize) -> Result<(), String> {
-        if self.machines[node].shard.is_some() {
+        if self.machines[node].is_running() {
             self.crash(node, false)?;
         }
+        let machine = &self.machines[node];
+        // The node notices that its log is rotten, sets it aside, and asks to be taken for another one.
+        let left = (machine.state == State::Rotten).then(|| layout(node, machine));
+        self.lose_directory(node, left.clone());
         let rng = &mut self.world.rng;
         let machine = &mut self.machines[node];
-        machine.options.layout = None;
-        if machine.state == State::Rotten {
-            // The node notices, sets its log aside, and asks to be taken for another one.
-            machine.options.layout = Some(layout(node, machine));
-        }
+        machine.options.layout = left;
         machine.incarnation += 1;
-        let identity = identity(node, machine.incarnation);
+        let identity = identity(machine.options.identity.cluster, node, machine.incarnation);
         machine.options.identity = identity;
         machine.options.log = LogOptions { identity, ..machine.options.log.clone() };
         machine.options.seed = rng.draw();

@@ -78,7 +78,7 @@ pub(super) struct Overheard {
 }
 
 impl Run {
-    fn pipe(&mut self, ends: [End; 2], lane: Lane) -> u64 {
+    pub(super) fn pipe(&mut self, ends: [End; 2], lane: Lane) -> u64 {
         let number = self.next_pipe;
         self.next_pipe += 1;
         let is_peers = ends.iter().all(|end| end.node().is_some());
@@ -88,7 +88,7 @@ impl Run {
         number
     }
 
-    fn is_cut(&self, from: usize, to: usize) -> bool {
+    pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
         self.world.now() < self.cuts[from][to]
     }
 
@@ -114,7 +114,7 @@ impl Run {
     pub(super) fn dialled(&mut self, node: usize, to: usize, lane: Lane) -> Result<(), String> {
         let is_cut = self.is_cut(node, to) || self.is_cut(to, node);
         let peer = to as u32 + 1;
-        if is_cut || self.machines[to].shard.is_none() {
+        if is_cut || !self.machines[to].listens() {
             return self.input(node, Input::Dialled { node: peer, lane, connection: None }).map(|_| ());
         }
         let end = |run: &Self, node: usize| End::Machine { node, life: run.machines[node].life };
@@ -195,7 +195,7 @@ impl Run {
     }
 
     /// This side is done: the other one hears what was said, and then that.
-    fn finish(&mut self, pipe: u64, side: usize) {
+    pub(super) fn finish(&mut self, pipe: u64, side: usize) {
         let Some(known) = self.pipes.get_mut(&pipe) else { return };
         known.is_over[side] = true;
         known.flows[1 - side].is_finished = true;
@@ -269,6 +269,13 @@ impl Run {
             }
             End::Machine { node, life } => {
                 if !self.is_up(node, life) {
+                    return Ok(());
+                }
+                if self.machines[node].forming.is_some() {
+                    let kept = self.heard_early(node, pipe, side, bytes);
+                    if let Some(known) = self.pipes.get_mut(&pipe) {
+                        known.flows[side].received = kept;
+                    }
                     return Ok(());
                 }
                 if self.intercepted(node, pipe, &mut bytes)? && bytes.is_empty() {
@@ -427,11 +434,20 @@ impl Run {
             }
             End::Machine { node, life } if self.is_up(node, life) && is_open => {
                 self.oracle.hung_up(pipe);
+                self.answered(node, pipe, None);
                 self.input(node, Input::Closed { connection: ConnectionId(pipe) })?;
             }
             End::Machine { .. } => {}
         }
         Ok(())
+    }
+
+    /// Nothing more is said at this end of all of these.
+    pub(super) fn hang_up(&mut self, node: usize) {
+        let side = |known: &Pipe| known.ends.iter().position(|end| end.node() == Some(node));
+        let mine: Vec<(u64, usize)> =
+            self.pipes.iter().filter_map(|(pipe, known)| Some((*pipe, side(known)?))).collect();
+        mine.into_iter().for_each(|(pipe, side)| self.finish(pipe, side));
     }
 
     /// The process at this end of all of these is no more. If it went silently, the others have to find out.

@@ -39,9 +39,13 @@ impl Run {
     }
 
     /// What comes back with an empty disk is somebody else, who has to be made a member.
-    pub(super) fn replace(&mut self, node: usize) -> Result<(), String> {
+    pub(in crate::cluster) fn replace(&mut self, node: usize) -> Result<(), String> {
         self.is_fragile = true;
         self.wipe(node)?;
+        // A directory that begins empty makes itself known later.
+        if self.machines[node].directory.as_ref().is_some_and(|directory| !directory.is_settled()) {
+            return Ok(());
+        }
         let incarnation = self.machines[node].incarnation;
         for known in &mut self.goal {
             if known.node as usize == node + 1 {
@@ -89,7 +93,7 @@ impl Run {
                 State::Up if machine.is_suspect => return self.vanish(node, machine.life, MILLISECOND),
                 State::Rotten => return self.replace(node),
                 State::Removed if !self.is_member(node) => return self.wipe(node),
-                State::Up | State::Down | State::Removed => {}
+                State::Up | State::Forming | State::Down | State::Removed => {}
             }
         }
         Ok(())

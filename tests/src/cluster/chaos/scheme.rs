@@ -79,7 +79,7 @@ impl Run {
     /// The oldest members of a grown cluster, too few for a majority, are restarted apart from all others: should they go
     /// by what the cluster was once, they would take themselves for a majority.
     pub(super) fn split(&mut self) -> Result<(), String> {
-        let few = (self.goal.len() - 1) / 2;
+        let few = self.goal.len().saturating_sub(1) / 2;
         if few < 2 || !self.is_goal_reached() {
             return Ok(());
         }

@@ -76,12 +76,14 @@ impl Weather {
             Plant::CommitForgotten => {
                 weather.become_only(&[(Fault::Split, 20), (Fault::Members, 40), (Fault::Crash, 4)]);
             }
+            Plant::IncarnationForgotten => weather.prefer(&[(Fault::Blink, 30), (Fault::Crash, 20)]),
             Plant::CountStale => weather.prefer(&[(Fault::Cut, 30)]),
             Plant::Nothing
             | Plant::SessionForgotten
             | Plant::SettledAgain
             | Plant::MessageLost
-            | Plant::ReadElsewhere => {}
+            | Plant::ReadElsewhere
+            | Plant::AgreementForged => {}
         }
         weather
     }
