@@ -101,3 +101,13 @@ fn lost_message_is_found() {
 fn log_that_is_read_elsewhere_is_found() {
     expect_found(Plant::ReadElsewhere, &["honest: sound bytes are called rotten"]);
 }
+
+#[test]
+fn forged_agreement_is_found() {
+    expect_found(Plant::AgreementForged, &["has not agreed"]);
+}
+
+#[test]
+fn forgotten_incarnation_is_found() {
+    expect_found(Plant::IncarnationForgotten, &["is forgotten"]);
+}
