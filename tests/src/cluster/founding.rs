@@ -361,19 +361,34 @@ impl Run {
 
     /// The machine has another disk, or a log that begins anew; its node is told who the others are by now.
     pub(super) fn lose_directory(&mut self, node: usize, left: Option<ClusterLayout>) {
+        let list = self.list_for(node);
         let Some(founding) = &mut self.founding else { return };
         let machine = &mut self.machines[node];
         founding.lost.insert(machine.replica());
         let Some(directory) = &mut machine.directory else { return };
         (directory.identity, directory.writing) = (left, None);
         if founding.is_over {
-            let known = |one: &Member| {
-                let address = Address { host: one.address.host.clone(), port: one.address.port };
-                Peer { node: one.node, address }
-            };
-            directory.misfit = None;
-            directory.config = config(node, self.goal.iter().map(known).collect(), None);
+            (directory.misfit, directory.config) = (None, config(node, list, None));
         }
+    }
+
+    /// The members as a node is told them that comes to a cluster. One that answers is enough, as long as it stays one.
+    fn list_for(&mut self, node: usize) -> Vec<Peer> {
+        let known = |one: &Member| {
+            let address = Address { host: one.address.host.clone(), port: one.address.port };
+            Peer { node: one.node, address }
+        };
+        let all: Vec<Peer> = self.goal.iter().map(known).collect();
+        let is_member = all.iter().any(|peer| peer.node as usize == node + 1);
+        let answers = |peer: &&Peer| {
+            let other = peer.node as usize - 1;
+            other != node && self.machines[other].state == State::Up
+        };
+        let answering: Vec<Peer> = all.iter().filter(answers).cloned().collect();
+        if self.founding.is_some() && is_member && !answering.is_empty() && self.world.rng.one_in(2) {
+            return vec![self.world.rng.pick(&answering).clone()];
+        }
+        all
     }
 
     /// Nothing passes between this node and all others for a while.
