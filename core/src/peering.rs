@@ -9,6 +9,7 @@
 mod greeting;
 
 use crate::connection::ConnectionId;
+use crate::formation::State;
 use crate::group::{Group, Turn};
 use crate::member::{Book, Member, node_of};
 use crate::outgoing::{Outgoing, SHARED_BYTES_MIN};
@@ -267,6 +268,11 @@ impl Shard {
             if self.is_joining && books.iter().all(|book| book.find(me).is_some()) {
                 (self.is_joining, output.has_joined) = (false, true);
                 self.peers.calls_all = false;
+                // A node that asks whether there is a cluster may know of nobody else, and this one answers for it from now
+                // on. Should a crash come before the directory says so, the next start finds out the same from its log.
+                if let Some(layout) = &mut self.options.layout {
+                    layout.state = State::Formed;
+                }
             }
         }
     }

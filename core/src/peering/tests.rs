@@ -8,13 +8,14 @@ use crate::checkpoint::PART_BYTES_MAX;
 use crate::config::{Limits, PEERS_MAX, STRANGERS_MAX};
 use crate::engine::tests::world as engine;
 use crate::engine::{Admission, EngineOptions};
+use crate::formation::{self, ClusterLayout, Founder};
 use crate::member::encode_membership;
 use crate::queue::Settings;
 use crate::shard::{Address, Input, ShardOptions};
 use ringmain_net::frame::{encode, split};
 use ringmain_net::peer::{
-    PEER_FRAME_BYTES_MAX, PEER_PROTOCOL, PeerHello, TransferAborted, TransferAck, TransferBegin,
-    TransferPart, TransferPayloads,
+    FormHello, FormState, PEER_FRAME_BYTES_MAX, PEER_PROTOCOL, PeerHello, TransferAborted, TransferAck,
+    TransferBegin, TransferPart, TransferPayloads,
 };
 use ringmain_net::protocol::{Closing, Code, Hello, PROTOCOL, Reply, Words};
 use ringmain_wal::{Identity, LogOptions, Recovery};
@@ -75,6 +76,10 @@ impl World {
     }
 
     fn with(founders: &[u32], limits: Limits) -> Self {
+        Self::begun(founders, limits, None)
+    }
+
+    fn begun(founders: &[u32], limits: Limits, layout: Option<ClusterLayout>) -> Self {
         let identity = Identity { cluster: CLUSTER, node: 1, shard: 0, incarnation: 1 };
         let address = Address { host: "localhost".to_owned(), port: 7411 };
         let member = |node| Member { node, incarnation: 1, address: address.clone() };
@@ -85,7 +90,7 @@ impl World {
             groups: vec![GroupId(0)],
             addresses: vec![address.clone()],
             founders: founders.iter().map(|node| member(*node)).collect(),
-            layout: None,
+            layout,
             seed: 1,
         };
         let mut recovery = Recovery::new(&options.log, [&[], &[]], Vec::new()).unwrap();
@@ -523,4 +528,36 @@ fn whoever_ends_a_call_as_he_ends_a_clients_is_heard() {
     world.step(Input::Received { connection: MESSAGES, bytes: &bytes });
     assert_eq!(world.closed, [MESSAGES]);
     assert_eq!(world.notices, ["node 2 refuses this one: busy: others wait\\u{1b}"]);
+}
+
+#[test]
+fn who_has_joined_says_that_there_is_a_cluster() {
+    let address = crate::config::Address { host: "localhost".to_owned(), port: 7411 };
+    let founder = |node| Founder { node, incarnation: 1, address: address.clone() };
+    let joining = ClusterLayout {
+        cluster: CLUSTER,
+        node: 1,
+        incarnation: 1,
+        shards: 1,
+        groups: 1,
+        segment_bytes: 4 << 20,
+        state: State::Joining,
+        founders: vec![founder(1), founder(2)],
+        replaces: 0,
+    };
+    let card = formation::form_reply(&joining, "elsewhere", 7413).0;
+    let mut world = World::begun(&[1, 2], Limits::default(), Some(joining));
+    // By its book it is a member, which it finds out in its first turn.
+    world.step(Input::Turn);
+    let mut question = Vec::new();
+    encode(&mut question, 0, &FormHello(peer::Formation { node: 3, ..card }), &[&[]]);
+    world.step(Input::Opened { connection: MESSAGES });
+    world.step(Input::Received { connection: MESSAGES, bytes: &question });
+    let mut told = None;
+    world.heard(MESSAGES, |said| {
+        if let PeerFrame::FormReply(reply) = said {
+            told = Some((reply.cluster, reply.state));
+        }
+    });
+    assert_eq!(told, Some((CLUSTER, FormState::Formed)));
 }

@@ -50,6 +50,13 @@ fn same_seed_same_trace() {
     }
 }
 
+/// The only node that a new one is told of has come later itself, and has not been restarted since.
+#[test]
+fn cluster_is_found_by_who_has_joined_it() {
+    let report = run(1_347, STEPS, Plant::Nothing, Trace::silent());
+    report.unwrap_or_else(|why| panic!("{why}"));
+}
+
 #[test]
 fn forgotten_vote_is_found() {
     expect_found(Plant::VoteForgotten, &["both lead"]);
