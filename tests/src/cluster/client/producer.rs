@@ -208,6 +208,8 @@ impl Producer {
             (Reply::SessionOpened(opened), Some(Waits::Session)) => {
                 self.session = Some((opened.session, opened.epoch));
                 self.next_sequence = self.next_sequence.max(opened.last_sequence + 1);
+                // A receipt that came while there was no session was not understood.
+                self.window.iter_mut().for_each(|one| one.is_sent = false);
             }
             (Reply::Receipt(receipt), _) if self.session.is_some_and(|(id, _)| id == receipt.session) => {
                 let answered = receipt.first_sequence..=receipt.last_sequence;
