@@ -32,7 +32,11 @@ impl Beside {
     }
 }
 
+const RESTS: Duration = Duration::from_secs(3);
+
 pub(crate) fn measure(file: &ScratchFile, cores: Cores, schedule: Schedule, load: Load) -> Result<Beside> {
+    // A disk that grants so much in a while is asked again when it has forgotten what was before.
+    std::thread::sleep(RESTS);
     let alone = on_client_core(file, cores, schedule)?;
     let ends = AtomicBool::new(false);
     let (with_load, streamed) = std::thread::scope(|scope| {
