@@ -110,6 +110,8 @@ pub(crate) struct Group {
     pub(crate) changes: Changes,
     /// The membership has changed since it was last looked at.
     pub(crate) has_new_book: bool,
+    /// A change of the votes was applied, and the log does not say that it was committed.
+    has_new_voters: bool,
     /// Of entries kept in memory, and of those that wait to be.
     pub(crate) entries_bytes_max: u64,
     /// Messages that wait for room in the log.
@@ -212,6 +214,7 @@ impl Group {
             reads: Reads::default(),
             changes: Changes::default(),
             has_new_book: true,
+            has_new_voters: false,
             catch_ups: Vec::new(),
             entries_read_back: 0,
             source: None,
@@ -374,6 +377,12 @@ impl Group {
         // A fresh log has no room before its first segment is ready, and the first write is the replica's vote.
         if !log.room(LOG_RESERVE_BYTES as u64) {
             return;
+        }
+        if std::mem::take(&mut self.has_new_voters) {
+            // Nothing else may be written here for long, and whoever forgets that the change was committed asks those for
+            // votes who voted before it. What is applied is in the log already.
+            let hard_state = HardState { commit: self.applied().0, ..self.replica.hard_state() };
+            log.append(hard_state_record(self.id, hard_state));
         }
         self.replica.drive(&mut self.effects);
         for write in self.effects.writes.drain(..) {
@@ -542,6 +551,7 @@ impl Group {
             self.book = book;
             self.has_new_book = true;
         }
+        self.has_new_voters = true;
     }
 
     /// Where clients find the leader, if it is known.

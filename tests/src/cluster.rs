@@ -63,8 +63,8 @@ pub enum Plant {
     VoteForgotten,
     /// A record that holds nothing but a term and a vote is lost when the node restarts.
     PromiseDropped,
-    /// How far the log was committed is forgotten when the node restarts. The log never writes that alone, so what may
-    /// get lost with such a record is all that its records say of it.
+    /// How far the log was committed is forgotten when the node restarts: all that its records say of it, alone or beside
+    /// something else.
     CommitForgotten,
     /// A write of a node that leads nothing is reported as durable when it is submitted.
     FollowerEarly,
