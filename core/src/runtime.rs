@@ -337,7 +337,9 @@ async fn turns(host: Rc<Host>) {
 /// Runs a turn when the shard's next deadline has come.
 async fn deadlines(host: Rc<Host>) {
     let mut armed = None;
-    loop {
+    // A shard that is over does nothing about its deadlines: asking it again and again would leave the devices that the end
+    // waits for no time.
+    while !host.is_over.get() {
         let next = host.shard.borrow().next_deadline();
         // A deadline that moved back is found out when the old one fires: timers are set once, not per turn.
         let due = match (armed, next) {
