@@ -325,19 +325,18 @@ fn a_leader_of_before_does_not_end_a_later_ones_transfer() {
     assert_eq!(world.shard.groups[0].target.as_ref().map(|target| target.transfer()), Some(6));
 }
 
-/// Node 2 leads in term 1, and has this entry behind the one before it.
-fn append(index: u64) -> Vec<u8> {
-    let log_term = u64::from(index > 1);
-    let head = ReplicateHead {
+/// What node 2 says, without anything that only some kinds have.
+fn head(kind: MessageKind, term: u64) -> ReplicateHead<'static> {
+    ReplicateHead {
         cluster: CLUSTER,
         group: 0,
         from: PEER,
         to: ME,
-        kind: MessageKind::Append,
+        kind,
         reject: false,
-        term: 1,
-        log_term,
-        index: index - 1,
+        term,
+        log_term: 0,
+        index: 0,
         commit: 0,
         commit_term: 0,
         reject_hint: 0,
@@ -345,7 +344,13 @@ fn append(index: u64) -> Vec<u8> {
         priority: 0,
         context: &[],
         snapshot: None,
-    };
+    }
+}
+
+/// Node 2 leads in term 1, and has this entry behind the one before it.
+fn append(index: u64) -> Vec<u8> {
+    let log_term = u64::from(index > 1);
+    let head = ReplicateHead { log_term, index: index - 1, ..head(MessageKind::Append, 1) };
     let entry = EntryHead { term: 1, index, bytes: 0, kind: peer::EntryKind::Normal };
     let mut bytes = Vec::new();
     peer::encode_replicate(&mut bytes, &head, [(entry, &[][..])].into_iter());

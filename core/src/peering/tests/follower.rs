@@ -72,24 +72,7 @@ impl Led {
     }
 
     fn say(&mut self, kind: MessageKind, term: u64, index: u64) {
-        let head = ReplicateHead {
-            cluster: CLUSTER,
-            group: 0,
-            from: PEER,
-            to: ME,
-            kind,
-            reject: false,
-            term,
-            log_term: 0,
-            index,
-            commit: 0,
-            commit_term: 0,
-            reject_hint: 0,
-            request_snapshot: 0,
-            priority: 0,
-            context: &[],
-            snapshot: None,
-        };
+        let head = ReplicateHead { index, ..head(kind, term) };
         let mut bytes = Vec::new();
         encode_replicate(&mut bytes, &head, std::iter::empty());
         self.world.step(Input::Received { connection: MESSAGES, bytes: &bytes });
