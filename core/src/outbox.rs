@@ -49,10 +49,7 @@ impl Outbox {
         if connection.is_ending() {
             return None;
         }
-        if !connection.dirty {
-            connection.dirty = true;
-            self.dirty.push(to);
-        }
+        mark(connection, &mut self.dirty, to);
         Some(connection.outgoing.written())
     }
 
@@ -102,9 +99,8 @@ impl Outbox {
                 return false;
             };
             *ticks -= 1;
-            if *ticks == 0 && !connection.dirty {
-                connection.dirty = true;
-                dirty.push(*id);
+            if *ticks == 0 {
+                mark(connection, dirty, *id);
             }
             *ticks != 0
         });
@@ -112,10 +108,7 @@ impl Outbox {
 
     fn peer(&mut self, to: ConnectionId) -> Option<&mut Connection> {
         let connection = self.connections.get_mut(to).filter(|connection| connection.stage == Stage::Peer)?;
-        if !connection.dirty {
-            connection.dirty = true;
-            self.dirty.push(to);
-        }
+        mark(connection, &mut self.dirty, to);
         Some(connection)
     }
 
@@ -169,6 +162,14 @@ impl Outbox {
 
     pub(crate) fn connection(&self, id: ConnectionId) -> Option<&Connection> {
         self.connections.get(id)
+    }
+}
+
+/// Its bytes are to be taken at the end of this turn.
+fn mark(connection: &mut Connection, dirty: &mut Vec<ConnectionId>, id: ConnectionId) {
+    if !connection.dirty {
+        connection.dirty = true;
+        dirty.push(id);
     }
 }
 
